@@ -1,0 +1,1 @@
+"""rawquic: raw QUIC sessions for Python."""

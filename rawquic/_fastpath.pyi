@@ -1,0 +1,1 @@
+"""Types of the compiled extension; a test holds this file against the module."""

@@ -1,0 +1,8 @@
+# cython: language_level=3, boundscheck=True, wraparound=False, initializedcheck=False
+# cython: embedsignature=True, freethreading_compatible=False
+"""rawquic._fastpath: what happens per packet, compiled.
+
+Its parts, each one concept, in dependency order (they are included once each and never nest):
+
+(none yet)
+"""
