@@ -27,7 +27,7 @@ from cryptography import x509
 
 from ..certificates import fingerprint
 from ..config import Config
-from ..errors import ClosedLocally, SessionError
+from ..errors import CertificateInvalid, ClosedLocally, SessionError
 from . import parameters
 from .closing import closed_by_peer, closed_by_this_end
 from .interface import Address, Event, EventTuple
@@ -153,7 +153,7 @@ class ControlPlane(QuicConnection):
         if received.max_idle_timeout == 0:
             self._remote_max_idle_timeout = None  # RFC 9000 §10.1: 0 is no limit
         if received.max_udp_payload_size is not None:
-            self.path_mtu_exceeded(received.max_udp_payload_size + 1)
+            self.limit_packet_size(received.max_udp_payload_size)
 
     def _idle_timeout(self) -> float:
         local = self.config.max_idle_timeout
@@ -161,10 +161,9 @@ class ControlPlane(QuicConnection):
         # RFC 9000 §10.1: at least three probe timeouts, so that a loss can be repaired.
         return max(min(limits), 3 * self._loss.get_probe_timeout()) if limits else math.inf
 
-    def path_mtu_exceeded(self, size: int) -> None:
-        """A datagram of `size` bytes is too large for this path: send smaller ones from now on."""
-        if size <= self._max_datagram_size and self._max_datagram_size > 1200:
-            self._max_datagram_size = max(1200, size - 1) if size > 1200 else 1200
+    def limit_packet_size(self, size: int) -> None:
+        """Send UDP payloads of at most `size` bytes from now on, but never less than 1,200."""
+        self._max_datagram_size = min(self._max_datagram_size, max(size, 1200))
 
     # -- bounds on the peer --------------------------------------------------------------------
 
@@ -271,8 +270,6 @@ class ControlPlane(QuicConnection):
         certificates = self.peer_certificates()
         seen = fingerprint(certificates[0]) if certificates else b""
         if seen not in self._pins:
-            from ..errors import CertificateInvalid
-
             text = f"its SHA-256 is {seen.hex()}, which is not pinned"
             error = CertificateInvalid(f"the peer's certificate is not accepted: {text}", 0x12A)
             self.close_with_transport_error(0x12A, "certificate is not pinned", error)
