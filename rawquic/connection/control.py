@@ -324,4 +324,9 @@ class ControlPlane(QuicConnection):
         return self._loss.get_probe_timeout()
 
     def is_ending(self) -> bool:
+        """True once CONNECTION_CLOSE was sent or received, or the connection timed out."""
         return self._state in END_STATES
+
+    def is_gone(self) -> bool:
+        """True when the peer need not be told anything: it timed out."""
+        return self._state is QuicConnectionState.TERMINATED
