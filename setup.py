@@ -3,6 +3,7 @@
 RAWQUIC_BUILD=yes    a failure to build rawquic._fastpath stops the installation
 RAWQUIC_BUILD=no     install the pure-Python package, do not try
 RAWQUIC_BUILD=auto   (default) try; where it fails, say so loudly and install the pure-Python package
+RAWQUIC_IPSEC_MB=no  build without intel-ipsec-mb, also where it is installed
 RAWQUIC_SANITIZE=1   build with AddressSanitizer and UndefinedBehaviorSanitizer (see ci/sanitize)
 RAWQUIC_WERROR=1     compiler warnings are errors (ci only)
 """
@@ -81,7 +82,8 @@ def extension() -> Extension:
     ipsec_mb = (
         "#include <intel-ipsec-mb.h>\nint main(void) { return alloc_mb_mgr(0) == 0; }\n"
     )
-    has_ipsec_mb = compiles(ipsec_mb, "-lIPSec_MB", link=True)
+    wanted = os.environ.get("RAWQUIC_IPSEC_MB") != "no"
+    has_ipsec_mb = wanted and compiles(ipsec_mb, "-lIPSec_MB", link=True)
     if has_ipsec_mb:
         libs = [*libs, "-lIPSec_MB"]
     if SANITIZE:
