@@ -116,8 +116,10 @@ def fingerprint(certificate: x509.Certificate) -> bytes:
 
 
 def _name(source: PathOrPem, role: str) -> str:
-    return f"{role} (PEM given as bytes)" if isinstance(source, bytes) else (
-        f"{role} {os.fspath(source)!r}"
+    return (
+        f"{role} (PEM given as bytes)"
+        if isinstance(source, bytes)
+        else (f"{role} {os.fspath(source)!r}")
     )
 
 

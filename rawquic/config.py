@@ -32,7 +32,8 @@ class Config:
             its own half has ended. 0 .. 2^60.
         stream_receive_window: unread bytes that one stream may hold. 1 KiB .. 1 GiB.
         receive_window: the same for all streams of the connection together.
-        send_window: written and not yet acknowledged bytes of the connection; `write` waits above it.
+        send_window: written and not yet acknowledged bytes of the connection; above it `write`
+            waits.
         datagram_receive_buffer_size: bytes of datagrams that wait to be read, the oldest are
             dropped; None: this end takes no datagrams (RFC 9221 §3).
         datagram_send_buffer_size: bytes of datagrams that wait to be sent, the oldest are dropped.
@@ -43,7 +44,8 @@ class Config:
         initial_rtt: assumed until the first measurement (RFC 9002 §6.2.2).
         max_ack_delay: the longest time that this end holds an acknowledgement back; below 16.384.
         enable_gso, enable_gro: batches of packets to and from the kernel, where it has them.
-        enable_ecn: mark packets and report marks (RFC 9000 §13.4); not there yet, nothing is marked.
+        enable_ecn: mark packets and report marks (RFC 9000 §13.4); not there yet: nothing is
+            marked, either way.
         socket_receive_buffer, socket_send_buffer: asked of the kernel; what it granted is in
             `stats()`.
         handshake_timeout: a server gives a client so long to finish its handshake.

@@ -91,9 +91,7 @@ class ClosedByPeer(SessionError):
 
     def __init__(self, code: int, reason: bytes = b"", is_application: bool = True) -> None:
         kind = "application" if is_application else "transport"
-        super().__init__(
-            f"closed by the peer with {kind} error code {code}{_reason_text(reason)}"
-        )
+        super().__init__(f"closed by the peer with {kind} error code {code}{_reason_text(reason)}")
         self.code = code
         self.reason = reason
         self.is_application = is_application

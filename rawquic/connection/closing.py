@@ -73,7 +73,9 @@ def closed_by_this_end(
         if reason == "Idle timeout":
             return IdleTimeout() if handshake_done else HandshakeTimeout("no answer from the peer")
         if code == QuicErrorCode.NO_VIABLE_PATH:
-            return SessionError("the peer's new address did not validate, and no other path is left")
+            return SessionError(
+                "the peer's new address did not validate, and no other path is left"
+            )
         return HandshakeFailed(reason, code)
     if handshake_done:
         return ProtocolViolation(code, event.frame_type, reason)

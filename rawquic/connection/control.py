@@ -168,7 +168,11 @@ class ControlPlane(QuicConnection):
     # -- bounds on the peer --------------------------------------------------------------------
 
     def _on_glitch(
-        self, handler: Callable[..., None], context: QuicReceiveContext, frame_type: int, buf: Buffer
+        self,
+        handler: Callable[..., None],
+        context: QuicReceiveContext,
+        frame_type: int,
+        buf: Buffer,
     ) -> None:
         now = context.time
         gained = (now - self._glitch_time) * GLITCH_RATE

@@ -14,10 +14,8 @@ from typing import Any
 from aioquic.buffer import Buffer
 from aioquic.quic import events as aioquic_events
 from aioquic.quic.connection import (
-    QuicConnectionError,
     QuicConnectionState,
     QuicReceiveContext,
-    stream_is_client_initiated,
     stream_is_unidirectional,
 )
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
@@ -110,15 +108,15 @@ class PlainConnection(ControlPlane):
         self._received_datagrams = self._received_bytes = 0
         self._sent_datagrams = self._sent_bytes = 0
         self._loss._pacer = BurstPacer(max_datagram_size=self._max_datagram_size)
-        self._loss._cc = self._counter = CongestionCounter(self._loss._cc)
+        self._counter = CongestionCounter(self._loss._cc)
+        self._loss._cc = self._counter  # type: ignore[assignment]
 
     # -- packets and time ----------------------------------------------------------------------
 
     def receive(self, data: bytes, address: Address, now: float) -> None:
-        if not self.config.allow_migration and self.handshake_done:
-            # RFC 9000 §9: without migration, packets from elsewhere are not this peer's.
-            if address != self.peer_address():
-                return
+        fixed = not self.config.allow_migration and self.handshake_done
+        if fixed and address != self.peer_address():
+            return  # RFC 9000 §9: without migration, packets from elsewhere are not this peer's
         self._received_datagrams += 1
         self._received_bytes += len(data)
         try:
@@ -239,14 +237,14 @@ class PlainConnection(ControlPlane):
 
     def reset(self, stream_id: int, code: int) -> None:
         """RESET_STREAM; nothing happens when the half has ended already."""
-        stream = self._streams.get(stream_id)
+        stream = self._find(stream_id)
         if stream is not None:
             stream.sender.reset(code)
             self._dirty = True
 
     def stop(self, stream_id: int, code: int) -> None:
         """STOP_SENDING; what waits to be read is given up."""
-        stream = self._streams.get(stream_id)
+        stream = self._find(stream_id)
         if stream is None or stream.receiver.released:
             return
         receiver = stream.receiver
@@ -261,7 +259,7 @@ class PlainConnection(ControlPlane):
 
         Raises StreamReset when the peer gave up; what waited is lost then.
         """
-        stream = self._streams.get(stream_id)
+        stream = self._find(stream_id)
         if stream is None or stream.receiver.released:
             return b""
         receiver = stream.receiver
@@ -274,23 +272,33 @@ class PlainConnection(ControlPlane):
         return data
 
     def stop_code(self, stream_id: int) -> int | None:
-        stream = self._streams.get(stream_id)
+        stream = self._find(stream_id)
         return None if stream is None else stream.sender.stop_code
 
     def set_priority(self, stream_id: int, priority: int) -> None:
-        stream = self._streams.get(stream_id)
+        stream = self._find(stream_id)
         if stream is not None:
             stream.priority = priority
             self._prioritized = True
             self._streams_queue = self._streams_queue
 
+    def unacknowledged(self, stream_id: int) -> int:
+        """Written bytes of the stream that the peer has not acknowledged."""
+        stream = self._find(stream_id)
+        return 0 if stream is None else stream.sender.buffered
+
     def _release(self, receiver: Any) -> None:
         receiver.released = True
         self._dirty = True  # aioquic drops the stream, and gives credit, when it sends next
 
+    def _find(self, stream_id: int) -> Stream | None:
+        stream = self._streams.get(stream_id)
+        assert stream is None or isinstance(stream, Stream)
+        return stream
+
     def _sending(self, stream_id: int) -> Stream:
         """The stream, when it still takes data."""
-        stream: Stream | None = self._streams.get(stream_id)
+        stream = self._find(stream_id)
         if stream is not None and stream.sender.stop_code is not None:
             raise StreamStopped(stream.sender.stop_code)
         if stream is None or stream.sender.fin_written or stream.sender.reset_sent:
@@ -392,7 +400,7 @@ class PlainConnection(ControlPlane):
         self.__queue = queue
 
     def _stop_received(self, stream_id: int, code: int) -> None:
-        stream = self._streams.get(stream_id)
+        stream = self._find(stream_id)
         if stream is not None and stream.sender.stop_code is None:
             stream.sender.stop_code = code
             self._dirty = True

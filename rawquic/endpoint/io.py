@@ -142,11 +142,8 @@ class TransportIO(asyncio.DatagramProtocol):
         self._writer: Callable[[], None] | None = None
         self._paused = False
         self._errors: list[tuple[int, Address | None]] = []
-        self._stats = dict.fromkeys(
-            ("receive_calls", "receive_datagrams", "receive_bytes")
-            + ("send_calls", "send_datagrams", "send_bytes"),
-            0,
-        )
+        kinds = ("calls", "datagrams", "bytes")
+        self._stats = {f"{way}_{kind}": 0 for way in ("receive", "send") for kind in kinds}
 
     async def start(self, on_batch: Callable[[list[Incoming]], None]) -> None:
         self._on_batch = on_batch

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from ..connection.control import CONNECTION_ID_LENGTH
 from ..connection.interface import Address
-from .link import Link
 from .linger import Lingering
+from .link import Link
 
 LONG_HEADER = 0x80
 MAX_CONNECTION_ID = 20  # RFC 9000 §17.2, for QUIC versions 1 and 2

@@ -20,7 +20,16 @@ from typing import Protocol
 from ..config import Config
 from ..connection.interface import Address, Connection, Event
 from ..errors import ConnectionRefused, HandshakeFailed, SessionError
-from .io import BATCH, Incoming, Outgoing, ReaderIO, SocketIO, TransportIO, has_reader_calls, normalize
+from .io import (
+    BATCH,
+    Incoming,
+    Outgoing,
+    ReaderIO,
+    SocketIO,
+    TransportIO,
+    has_reader_calls,
+    normalize,
+)
 from .linger import Lingering
 from .link import Link
 from .routing import LONG_HEADER, LongHeader, Routes
@@ -238,6 +247,13 @@ class UdpEndpoint:
         """Ask `link`'s connection for packets once this turn of the loop is over."""
         self._dirty[link] = None
         self._schedule_flush()
+
+    def flush_now(self, link: Link) -> None:
+        """Build and send what `link`'s connection has queued, in this very call."""
+        if link in self._links and not (self._blocked or self.closed):
+            self._dirty.pop(link, None)
+            self._collect(link, time.monotonic())
+            self._send()
 
     def send_soon(self, data: bytes, peer: Address, local: str | None) -> None:
         """A datagram that belongs to no connection."""
