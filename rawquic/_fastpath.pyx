@@ -4,5 +4,19 @@
 
 Its parts, each one concept, in dependency order (they are included once each and never nest):
 
-(none yet)
+c_socket     Linux's socket interface, declared
+address      addresses as the kernel has them and as Python sees them
+udp_errors   ICMP errors and refusals, noted
+udp_receive  datagrams in, by recvmmsg or GRO
+udp_send     datagrams out, by sendmmsg and GSO
+udp          UdpSocket: batches for Python
 """
+
+cimport cython
+
+include "fastpath/c_socket.pxd"
+include "fastpath/address.pxi"
+include "fastpath/udp_errors.pxi"
+include "fastpath/udp_receive.pxi"
+include "fastpath/udp_send.pxi"
+include "fastpath/udp.pxi"
