@@ -337,6 +337,11 @@ cdef class DataPlane:
             return None
         return self.error_code, self.error_frame, (<bytes>self.error_reason).decode()
 
+    @property
+    def largest_received(self):
+        """The largest packet number that came; -1 before the first."""
+        return self.received.largest if self.received.any else -1
+
     def pto(self):
         """The probe timeout in seconds, without backoff."""
         return rtt_pto(&self.rtt)
@@ -442,6 +447,7 @@ cdef class DataPlane:
             "packets_acked": c.packets_acked,
             "datagrams_received": c.datagrams_received,
             "bytes_received": c.bytes_received,
+            "datagrams_sent": c.packets_sent,
             "bytes_sent": c.bytes_sent,
             "bytes_retransmitted": self.flow.retransmitted,
             "key_updates": c.key_updates,

@@ -34,12 +34,14 @@ cdef FrameResult plane_frames(
     """All frames of a packet, in order."""
     cdef uint64_t frame_type
     cdef FrameResult result
+    cdef Cursor start
     facts.probing = True
     while cursor.left and not self.closing:
         facts.any = True
         if cursor.at[0] == 0:
             skip_padding(cursor)
             continue
+        start = cursor[0]
         if not take_varint(cursor, &frame_type):
             return malformed(self, 0)
         if frame_type & ~<uint64_t>7 == 8:
@@ -54,7 +56,7 @@ cdef FrameResult plane_frames(
             facts.eliciting = True
             result = on_datagram(self, frame_type, cursor)
         else:
-            result = on_rare_frame(self, frame_type, cursor, facts, now)
+            result = on_rare_frame(self, frame_type, cursor, &start, facts, now)
         if result != FRAME_OK:
             return result
     if not facts.any:
@@ -63,8 +65,10 @@ cdef FrameResult plane_frames(
 
 
 cdef FrameResult on_rare_frame(
-    DataPlane self, uint64_t frame_type, Cursor *cursor, PacketFacts *facts, double now
+    DataPlane self, uint64_t frame_type, Cursor *cursor, const Cursor *start, PacketFacts *facts,
+    double now,
 ) except *:
+    """All but the three that make up bulk traffic. `start`: where the frame's type is."""
     if frame_type != 0x1C and frame_type != 0x1D:  # §13.2.1
         facts.eliciting = True
     if frame_type not in (0x18, 0x1A, 0x1B):
@@ -88,7 +92,7 @@ cdef FrameResult on_rare_frame(
     if 0x14 <= frame_type <= 0x17:
         return on_blocked(self, frame_type, cursor)
     if frame_type in (0x06, 0x07) or 0x18 <= frame_type <= 0x1E:
-        return on_control_frame(self, frame_type, cursor)
+        return on_control_frame(self, frame_type, cursor, start)
     return violated(self, FRAME_ENCODING_ERROR, frame_type, b"unknown frame type")  # §12.4
 
 
@@ -100,7 +104,9 @@ cdef bint plane_tolerates(DataPlane self, double now) noexcept:
     return self.glitches >= 0
 
 
-cdef FrameResult on_control_frame(DataPlane self, uint64_t frame_type, Cursor *cursor) except *:
+cdef FrameResult on_control_frame(
+    DataPlane self, uint64_t frame_type, Cursor *cursor, const Cursor *start
+) except *:
     """Find the end of a frame of the control plane's, and hand it over."""
     cdef Cursor rest = cursor[0]
     cdef uint64_t value, size = 0
@@ -128,7 +134,7 @@ cdef FrameResult on_control_frame(DataPlane self, uint64_t frame_type, Cursor *c
     if not whole or not take_bytes(&rest, size, &skipped):
         return malformed(self, frame_type)
     frame = PyBytes_FromStringAndSize(
-        <const char *>cursor.at, <Py_ssize_t>(cursor.left - rest.left))
+        <const char *>start.at, <Py_ssize_t>(start.left - rest.left))
     cursor[0] = rest
     self.control_called = True
     self.control.control_frame(frame_type, frame, bytes(self.host_cid[:HOST_CID_LENGTH]))

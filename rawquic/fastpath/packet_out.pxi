@@ -487,8 +487,8 @@ cdef void consider_key_update(DataPlane self) noexcept:
         return
     self.update_wanted = False
     advance_seal(self)
-    self.counters.key_updates += 1
     self.phase_answered = True  # the peer's answer is no update of its own
+    self.ping_due = True        # which is to come soon: the next update waits for it
 
 
 cdef list plane_build_list(DataPlane self, double now):
