@@ -99,7 +99,7 @@ def extension() -> Extension:
         depends=[str(part) for part in Path("rawquic/fastpath").glob("*")],
         define_macros=[("RAWQUIC_HAVE_IPSEC_MB", "1" if has_ipsec_mb else "0")],
         extra_compile_args=[*cflags, *extra, *warnings],
-        extra_link_args=[*libs, *extra_link],
+        extra_link_args=[*libs, "-lm", *extra_link],
     )
 
 

@@ -245,10 +245,32 @@ class FastConnection(ControlPlane):
 
     # -- after anything ------------------------------------------------------------------------
 
+    def attach(self, reactor: Any, link: Any) -> None:
+        """The compiled loop `reactor` reads and sends for this connection, which is `link` there."""
+        self._reactor = reactor
+        self.plane.owner = link
+
     def after_batch(self, now: float) -> None:
         """The reactor gave packets to the data plane: take over what they changed."""
         self._now = now
-        self._after_call()
+        if self.plane.control_called or self.plane.closing:
+            self._after_call()
+
+    def flush(self) -> bool:
+        """Send what the data plane may send now; True when there is more for another turn."""
+        if not self.plane.routed:
+            return False
+        more: bool = self._reactor.flush(self.plane)
+        return more
+
+    def armed(self, deadline: float | None) -> None:
+        """The endpoint's timer stands at `deadline`: an earlier one is news."""
+        self.plane.armed = deadline or 0.0
+
+    def let_go(self) -> None:
+        """The endpoint has forgotten the connection; buffered data can still be read."""
+        self.plane.discard()
+        self._reactor = None
 
     def _after_call(self) -> None:
         self.plane.control_called = False
@@ -257,8 +279,23 @@ class FastConnection(ControlPlane):
         if self._peer_cid.cid != self._sealed_cid:
             self._sealed_cid = self._peer_cid.cid
             self.plane.set_peer_cid(self._sealed_cid)
+        if self._reactor is not None and self.handshake_done:
+            self._follow_path()
 
     _sealed_cid = b""
+
+    def _follow_path(self) -> None:
+        """The reactor carries packets to a validated address only; else each passes through here,
+        where the anti-amplification limit is kept (RFC 9000 §8.1).
+        """
+        path = self._network_paths[0]
+        if not path.is_validated:
+            self.plane.detach()
+        elif not self.plane.routed or path.addr != self._routed_to:
+            self._routed_to = path.addr
+            self._reactor.attach(self.plane, path.addr, self.plane.owner.local)
+
+    _routed_to: Address | None = None
 
     def _settle(self) -> None:
         connected = self.handshake_done
@@ -324,7 +361,7 @@ class FastConnection(ControlPlane):
             self.plane.allowance = max(0, path.bytes_received * 3 - path.bytes_sent)
         else:
             self.plane.allowance = -1
-        if self.handshake_done and self._reactor is None:
+        if self.handshake_done and not self.plane.routed:
             before = self.plane.allowance
             sealed = [(packet, path.addr) for packet in self.plane.build(now)]
             packets += sealed

@@ -165,6 +165,22 @@ class PlainConnection(ControlPlane):
         self._settle()
         return packets
 
+    def attach(self, reactor: Any, link: Any) -> None:
+        """There is no compiled loop to register with."""
+
+    def after_batch(self, now: float) -> None:
+        """Nothing reaches this connection but through `receive`."""
+
+    def flush(self) -> bool:
+        """All packets come out of `datagrams_to_send`."""
+        return False
+
+    def armed(self, deadline: float | None) -> None:
+        """The endpoint's timer stands at `deadline`."""
+
+    def let_go(self) -> None:
+        """The endpoint has forgotten the connection; buffered data can still be read."""
+
     def wants_flush(self) -> bool:
         """True when something was queued since the last `datagrams_to_send`."""
         return self._dirty

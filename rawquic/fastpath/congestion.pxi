@@ -51,7 +51,7 @@ cdef struct HyStart:
     uint32_t css_rounds    # rounds that ended there
     uint32_t samples       # RTT samples of this round
     bint round_used        # the window was in use in this round
-    uint64_t round_end     # the round ends when it is acknowledged; UINT64_MAX: nothing was sent
+    uint64_t round_end     # the round ends when a later packet is acknowledged; UINT64_MAX: none
     double last_minimum    # RTT of the round before
     double minimum         # RTT of this round
     double baseline        # RTT at which the conservative phase began
@@ -201,17 +201,18 @@ cdef inline void congestion_acked(
                      where one ACK adds a datagram at most.
     window_was_used  the window, not the application, flow control or pacing, held packets back
     """
-    cdef uint64_t threshold = c.ssthresh, limit = CONGESTION_WINDOW_MAX, step
+    cdef uint64_t threshold, limit = CONGESTION_WINDOW_MAX, step
     acked = congestion_left_flight(c, acked)
     c.local = rtt_is_local(rtt)
+    if c.ssthresh == UINT64_MAX:
+        hystart_acked(c, rtt, largest_acked, window_was_used)
+    c.rtt_samples = rtt.samples
+    threshold = c.ssthresh
     if c.local and c.soft_ceiling != 0:
         if c.soft_ceiling < threshold:
             threshold = c.soft_ceiling
         if c.ceiling_hit:
             limit = c.soft_ceiling
-    if c.ssthresh == UINT64_MAX:
-        hystart_acked(c, rtt, largest_acked, window_was_used)
-    c.rtt_samples = rtt.samples
     # RFC 9002 §7.3.2: nothing sent before recovery began grows the window. §7.8: nor does what
     # is acknowledged while the window is not full.
     if largest_sent_at > c.recovery_start:
@@ -401,7 +402,7 @@ cdef inline void cubic_grow(
 
 
 cdef inline void hystart_round(HyStart *h, uint64_t round_end) noexcept nogil:
-    """RFC 9406 §4.2: a round begins; it ends when what was sent last is acknowledged."""
+    """RFC 9406 §4.2: a round begins; it ends when what is sent from now on is acknowledged."""
     h.round_end = round_end
     h.round_used = False
     h.last_minimum = h.minimum
@@ -429,6 +430,14 @@ cdef inline void hystart_acked(
     if c.local:
         h.conservative = False
         return
+    if largest_acked > h.round_end:
+        if h.conservative and h.round_used:
+            h.css_rounds += 1
+            if h.css_rounds >= HYSTART_CSS_ROUNDS:
+                h.conservative = False
+                c.ssthresh = c.window
+                return
+        hystart_round(h, c.largest_sent)
     if rtt.samples != c.rtt_samples:
         h.samples += 1
         if rtt.latest < h.minimum:
@@ -450,11 +459,3 @@ cdef inline void hystart_acked(
                 h.conservative = True
                 h.css_rounds = 0
                 h.baseline = h.minimum
-    if largest_acked < h.round_end:
-        return
-    if h.conservative and h.round_used:
-        h.css_rounds += 1
-        if h.css_rounds >= HYSTART_CSS_ROUNDS:
-            h.conservative = False
-            c.ssthresh = c.window
-    hystart_round(h, c.largest_sent)

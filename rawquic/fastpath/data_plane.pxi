@@ -162,7 +162,7 @@ cdef class DataPlane:
     cdef object reactor            # Reactor; None: packets are built for a sans-IO caller
     cdef SocketAddress peer
     cdef IpAddress local
-    cdef bint routed               # reactor, peer and local are set
+    cdef readonly bint routed      # reactor, peer and local are set
     cdef bint dirty                # something to send was queued since the last build
     cdef bint listed               # in one of the reactor's lists
     cdef public double armed       # the deadline that Python's timer stands at; 0: none
@@ -288,6 +288,10 @@ cdef class DataPlane:
         self.control = None
         self.owner = None
         self.reactor = None
+        self.routed = False
+
+    def detach(self):
+        """No packets come from or go to the reactor until it attaches the plane again."""
         self.routed = False
 
     def control_queue(self, bytes frame not None, token):

@@ -77,7 +77,8 @@ cdef FrameResult on_rare_frame(
         if not plane_tolerates(self, now):
             return violated(
                 self, PROTOCOL_VIOLATION, frame_type, b"too many frames that carry nothing")
-    if frame_type == 0x01:  # PING
+    if frame_type == 0x01:  # PING: who asks for life signs wants them now
+        self.received.urgent = True
         return FRAME_OK
     if frame_type == 0x04:
         return on_reset_stream(self, cursor)
