@@ -1,0 +1,30 @@
+"""`rawquic info`: what runs here, and why."""
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+import rawquic
+from rawquic.cli import display
+from rawquic.cli.options import json_option, verbose_option
+
+
+@click.command()
+@json_option
+@verbose_option
+def info(as_json: bool) -> None:
+    """Show which backend runs, with which versions and system features.
+
+    \b
+    rawquic info
+    rawquic info --json
+    RAWQUIC_BACKEND=python rawquic info
+    """
+    found = rawquic.backend_info()
+    if as_json:
+        display.print_json(found)
+        return
+    table = Table(show_header=False, box=None)
+    for key, value in found.items():
+        table.add_row(key, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+    Console(highlight=False).print(table)
