@@ -3,6 +3,7 @@
 RAWQUIC_BUILD=yes    a failure to build rawquic._fastpath stops the installation
 RAWQUIC_BUILD=no     do not try: install the pure-Python package
 RAWQUIC_BUILD=auto   (default) try; where it fails, say so loudly and install without it
+RAWQUIC_IPSEC_MB=no  build without intel-ipsec-mb, also where it is installed
 RAWQUIC_SANITIZE=1   build with AddressSanitizer and UndefinedBehaviorSanitizer (see ci/sanitize)
 RAWQUIC_WERROR=1     warnings of Cython and of the compiler are errors (ci only)
 
@@ -92,7 +93,8 @@ def describe(ext: Extension, compiler: Compiler) -> None:
     libs = pkg_config("libcrypto", "--libs") or ["-lcrypto"]
     if not compiler.takes(OPENSSL, *cflags, *libs, link=True):
         raise CannotBuild("OpenSSL >= 3 headers are missing (Debian: apt-get install libssl-dev)")
-    has_ipsec_mb = compiler.takes(IPSEC_MB, "-lIPSec_MB", link=True)
+    wanted = os.environ.get("RAWQUIC_IPSEC_MB") != "no"
+    has_ipsec_mb = wanted and compiler.takes(IPSEC_MB, "-lIPSec_MB", link=True)
     if has_ipsec_mb:
         libs = [*libs, "-lIPSec_MB"]
     if SANITIZE:

@@ -4,5 +4,9 @@
 
 Its parts, each one concept, in dependency order (they are included once each and never nest):
 
-(none yet)
+aead_evp  AEAD by OpenSSL, one packet at a time
+aead      packet protection: seal and open trains, header-protection masks, two providers
 """
+
+include "fastpath/aead_evp.pxi"
+include "fastpath/aead.pxi"

@@ -1,0 +1,192 @@
+"""Certificates, keys and trust anchors from files or PEM, with errors that name the file.
+
+It reads and checks; it never talks TLS.
+"""
+
+import binascii
+import os
+import ssl
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+
+from .errors import ConfigError
+
+PathOrPem = str | os.PathLike[str] | bytes
+_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What one end proves who it is with: its certificate, the chain above it, its private key."""
+
+    certificate: x509.Certificate
+    chain: tuple[x509.Certificate, ...]
+    private_key: Any
+
+
+def load_identity(
+    certfile: PathOrPem, keyfile: PathOrPem | None = None, password: str | bytes | None = None
+) -> Identity:
+    """Read a PEM certificate chain and its key (from `certfile` too when `keyfile` is None).
+
+    Raises:
+        ConfigError: it cannot be read or parsed, or the key does not belong to the certificate.
+    """
+    what = _name(certfile, "certfile")
+    pem = _read(certfile, "certfile")
+    if b"-----BEGIN CERTIFICATE-----" not in pem:
+        raise ConfigError(f"{what}: there is no PEM certificate in it")
+    try:
+        certificates = x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise ConfigError(f"{what}: not a valid PEM certificate: {error}") from error
+    if keyfile is not None:
+        key_what, key_pem = _name(keyfile, "keyfile"), _read(keyfile, "keyfile")
+    else:
+        key_what, key_pem = what, pem
+        if b"PRIVATE KEY-----" not in pem:
+            raise ConfigError(f"{what}: there is no private key in it, and no keyfile was given")
+    key = _load_key(key_pem, key_what, password)
+    if _spki(key.public_key()) != _spki(certificates[0].public_key()):
+        raise ConfigError(f"{key_what}: the private key does not match the certificate in {what}")
+    return Identity(certificates[0], tuple(certificates[1:]), key)
+
+
+def load_trust_anchors(
+    cafile: str | os.PathLike[str] | None,
+    capath: str | os.PathLike[str] | None,
+    cadata: str | bytes | None,
+) -> dict[str, Any]:
+    """Check the three ways to name trust anchors; `cadata` may be PEM or DER, and becomes PEM.
+
+    Raises:
+        ConfigError: a file or folder cannot be read, or holds no certificate.
+    """
+    if cafile is not None:
+        pem = _read(os.fspath(cafile), "cafile")
+        _parse_anchors(pem, f"cafile {os.fspath(cafile)!r}")
+    if capath is not None and not Path(capath).is_dir():
+        raise ConfigError(f"capath {os.fspath(capath)!r}: not a folder")
+    data = None
+    if cadata is not None:
+        raw = cadata.encode() if isinstance(cadata, str) else bytes(cadata)
+        # aioquic splits PEM at line feeds; write it afresh, whatever the line ends were.
+        data = b"".join(
+            certificate.public_bytes(serialization.Encoding.PEM)
+            for certificate in _parse_anchors(raw, "cadata")
+        )
+    return {
+        "cafile": None if cafile is None else os.fspath(cafile),
+        "capath": None if capath is None else os.fspath(capath),
+        "cadata": data,
+    }
+
+
+def parse_pins(pins: Iterable[str | bytes] | str | bytes) -> frozenset[bytes]:
+    """SHA-256 fingerprints as 32 bytes each; hex may carry colons.
+
+    Raises:
+        ConfigError: one is not a SHA-256.
+    """
+    parsed = set()
+    for pin in [pins] if isinstance(pins, str | bytes) else pins:
+        raw = pin
+        if isinstance(pin, str):
+            try:
+                raw = binascii.unhexlify(pin.replace(":", "").strip())
+            except (ValueError, binascii.Error):
+                raw = b""
+        if not isinstance(raw, bytes) or len(raw) != 32:
+            raise ConfigError(
+                f"pinned_sha256: {pin!r} is not a SHA-256 (32 bytes, or 64 hex digits)"
+            )
+        parsed.add(raw)
+    return frozenset(parsed)
+
+
+def fingerprint(certificate: x509.Certificate) -> bytes:
+    """The SHA-256 of the certificate's DER form, 32 bytes."""
+    return certificate.fingerprint(hashes.SHA256())
+
+
+def _name(source: PathOrPem, role: str) -> str:
+    return (
+        f"{role} (PEM given as bytes)"
+        if isinstance(source, bytes)
+        else (f"{role} {os.fspath(source)!r}")
+    )
+
+
+def _read(source: PathOrPem, role: str) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    if not isinstance(source, str | os.PathLike):
+        raise ConfigError(f"{role} must be a path, or PEM as bytes, not {type(source).__name__}")
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{role} {os.fspath(source)!r} cannot be read: {error.strerror}"
+        ) from error
+
+
+def _load_key(pem: bytes, what: str, password: str | bytes | None) -> Any:
+    secret = password.encode() if isinstance(password, str) else password
+    begin = pem.find(b"-----BEGIN", max(pem.find(b"PRIVATE KEY-----") - 40, 0))
+    try:
+        key = serialization.load_pem_private_key(pem[max(begin, 0) :], password=secret)
+    except TypeError as error:
+        if secret is None:
+            raise ConfigError(f"{what}: the private key is encrypted, give its password") from error
+        key = serialization.load_pem_private_key(pem[max(begin, 0) :], password=None)
+    except Exception as error:
+        reason = "wrong password or damaged key" if secret else "not a valid PEM private key"
+        raise ConfigError(f"{what}: {reason} ({error})") from error
+    usable = isinstance(
+        key, rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
+    ) or (isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, _CURVES))
+    if not usable:
+        raise ConfigError(
+            f"{what}: TLS 1.3 keys are RSA, EC (P-256, P-384, P-521), Ed25519 or Ed448, "
+            f"not {type(key).__name__}"
+        )
+    return key
+
+
+def _spki(public_key: Any) -> bytes:
+    encoded: bytes = public_key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return encoded
+
+
+def _parse_anchors(data: bytes, what: str) -> list[x509.Certificate]:
+    try:
+        if b"-----BEGIN" in data:
+            return x509.load_pem_x509_certificates(data)
+        # DER certificates one after the other; ssl knows how to find their ends only in PEM.
+        certificates = []
+        while data:
+            length = _der_length(data)
+            certificates.append(x509.load_der_x509_certificate(data[:length]))
+            data = data[length:]
+        if certificates:
+            return certificates
+        raise ValueError("it is empty")
+    except (ValueError, IndexError, ssl.SSLError) as error:
+        raise ConfigError(f"{what}: no valid certificate in PEM or DER: {error}") from error
+
+
+def _der_length(data: bytes) -> int:
+    """The length of the DER element at the front, header included (X.690 §8.1.3)."""
+    first = data[1]
+    if first < 0x80:
+        return 2 + first
+    count = first & 0x7F
+    return 2 + count + int.from_bytes(data[2 : 2 + count], "big")

@@ -1,0 +1,405 @@
+"""`connect` and `Endpoint`: open sessions to servers, alone or many on one UDP socket."""
+
+import asyncio
+import os
+import socket as sockets
+import time
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from aioquic.quic.configuration import QuicConfiguration
+
+from .certificates import PathOrPem, load_identity, load_trust_anchors, parse_pins
+from .config import Config
+from .connection.interface import Address, Event, EventTuple
+from .connection.plain import PlainConnection
+from .endpoint.io import normalize
+from .endpoint.udp_endpoint import UdpEndpoint
+from .errors import HandshakeFailed, HandshakeTimeout, SessionError
+from .server import Server, ServerOptions, bind
+from .session import RawQuicSession
+from .tls import client_configuration
+
+ATTEMPT_DELAY = 0.25  # seconds between addresses (RFC 8305 §5)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Whom to connect to, and how to know that it is them."""
+
+    host: str
+    port: int
+    server_name: str
+    configuration: QuicConfiguration
+    pins: frozenset[bytes]
+    timeout: float
+
+
+def _target(
+    config: Config,
+    host: str,
+    port: int,
+    *,
+    server_name: str | None,
+    alpn: Iterable[str],
+    cafile: str | os.PathLike[str] | None,
+    capath: str | os.PathLike[str] | None,
+    cadata: str | bytes | None,
+    verify: bool,
+    pinned_sha256: Iterable[str | bytes] | str | bytes,
+    certfile: PathOrPem | None,
+    keyfile: PathOrPem | None,
+    password: str | bytes | None,
+    session_cache: Any,
+    timeout: float,
+) -> _Target:
+    if session_cache is not None:
+        raise NotImplementedError("session_cache is not there yet")
+    if not timeout > 0:
+        raise ValueError(f"timeout={timeout!r}: it must be seconds, more than 0")
+    pins = parse_pins(pinned_sha256)
+    identity = None if certfile is None else load_identity(certfile, keyfile, password)
+    name = server_name or host.partition("%")[0]
+    configuration = client_configuration(
+        config,
+        alpn,
+        server_name=name,
+        anchors=load_trust_anchors(cafile, capath, cadata),
+        verify=verify and not pins,  # a pin stands in place of a chain
+        identity=identity,
+    )
+    return _Target(host, port, name, configuration, pins, timeout)
+
+
+class Endpoint:
+    """One UDP socket for many connections, and for a server too if wanted.
+
+    Args:
+        local_address: (host, port); ("::", 0) takes a free port on both families.
+        server: `ServerOptions`; the `Server` is then `endpoint.server`.
+        config: for all connections on it.
+
+    As an async context manager it opens the socket; leaving it shuts the server down, closes
+    what sessions are left, with code 0, and then the socket.
+    """
+
+    def __init__(
+        self,
+        local_address: tuple[str, int] = ("::", 0),
+        server: ServerOptions | None = None,
+        *,
+        config: Config | None = None,
+    ) -> None:
+        self._local = local_address
+        self._options = server
+        self._config = config if config is not None else Config()
+        self._udp: UdpEndpoint | None = None
+        self._sessions: set[RawQuicSession] = set()
+        self.server: Server | None = None
+
+    @property
+    def local_address(self) -> Address:
+        """(host, port) that the socket is bound to."""
+        return self._endpoint().local_address
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def open(self) -> None:
+        """Bind the socket. OSError when the address is in use, ConfigError for the server's."""
+        if self._udp is not None:
+            raise RuntimeError("the endpoint is open already")
+        sock = await bind(*self._local, self._config)
+        udp = UdpEndpoint(sock, self._config)
+        try:
+            if self._options is not None:
+                self.server = Server(udp, self._options, owns_endpoint=False)
+            await udp.start()
+        except BaseException:
+            udp.abort()
+            raise
+        self._udp = udp
+
+    async def connect(
+        self,
+        host: str,
+        port: int = 4433,
+        *,
+        server_name: str | None = None,
+        alpn: Iterable[str] = ("h3",),
+        cafile: str | os.PathLike[str] | None = None,
+        capath: str | os.PathLike[str] | None = None,
+        cadata: str | bytes | None = None,
+        verify: bool = True,
+        pinned_sha256: Iterable[str | bytes] | str | bytes = (),
+        certfile: PathOrPem | None = None,
+        keyfile: PathOrPem | None = None,
+        password: str | bytes | None = None,
+        session_cache: Any = None,
+        timeout: float = 10.0,
+    ) -> RawQuicSession:
+        """Open a session from this socket; arguments and errors as those of `connect`."""
+        udp = self._endpoint()
+        udp.check_usable()
+        target = _target(
+            self._config,
+            host,
+            port,
+            server_name=server_name,
+            alpn=alpn,
+            cafile=cafile,
+            capath=capath,
+            cadata=cadata,
+            verify=verify,
+            pinned_sha256=pinned_sha256,
+            certfile=certfile,
+            keyfile=keyfile,
+            password=password,
+            session_cache=session_cache,
+            timeout=timeout,
+        )
+        attempt = await _connect(udp, target)
+        session = RawQuicSession(attempt.link, server_name=target.server_name)
+        session._on_events(attempt.kept)
+        self._sessions = {each for each in self._sessions if not each.closed} | {session}
+        return session
+
+    async def aclose(self) -> None:
+        """Shut the server down, close what sessions are left, close the socket."""
+        if self._udp is None:
+            return
+        if self.server is not None:
+            await self.server.shutdown()
+        for session in self._sessions:
+            session.close()
+        await self._udp.close()
+
+    def _endpoint(self) -> UdpEndpoint:
+        if self._udp is None:
+            raise RuntimeError("the endpoint is not open: use `async with`, or await open()")
+        return self._udp
+
+
+class _Connecting:
+    """What `connect` returns: await it for a session, or use it with `async with`."""
+
+    def __init__(self, start: Callable[[], Awaitable[RawQuicSession]]) -> None:
+        self._start = start
+        self._session: RawQuicSession | None = None
+
+    def __await__(self) -> Generator[Any, None, RawQuicSession]:
+        return self._start().__await__()
+
+    async def __aenter__(self) -> RawQuicSession:
+        self._session = await self._start()
+        return self._session
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._session is not None
+        await self._session.__aexit__(kind, error, traceback)
+
+
+def connect(
+    host: str,
+    port: int = 4433,
+    *,
+    server_name: str | None = None,
+    alpn: Iterable[str] = ("h3",),
+    cafile: str | os.PathLike[str] | None = None,
+    capath: str | os.PathLike[str] | None = None,
+    cadata: str | bytes | None = None,
+    verify: bool = True,
+    pinned_sha256: Iterable[str | bytes] | str | bytes = (),
+    certfile: PathOrPem | None = None,
+    keyfile: PathOrPem | None = None,
+    password: str | bytes | None = None,
+    config: Config | None = None,
+    session_cache: Any = None,
+    local_address: tuple[str, int] | None = None,
+    timeout: float = 10.0,
+) -> _Connecting:
+    """Open a session to a server, on a UDP socket of its own.
+
+    Verification is on by default: the server's certificate must chain to a trust anchor (certifi's
+    unless cafile, capath or cadata are given), and be for `server_name or host`. All addresses of
+    `host` are tried, IPv6 first, the next one a quarter of a second later (RFC 8305).
+
+    Args:
+        alpn: application protocols that are offered.
+        cadata: trust anchors as PEM or DER.
+        pinned_sha256: accept a certificate by the SHA-256 of its DER form (bytes, or hex with or
+            without colons) in place of a chain; its name and dates are not looked at then.
+        certfile, keyfile, password: a client certificate, shown when the server asks for one.
+        session_cache: not there yet (NotImplementedError).
+        local_address: (host, port) to send from.
+        timeout: seconds for all of it.
+
+    Use it with `async with`, which ends with `aclose(0)`, or `await` it.
+
+    Raises:
+        ConfigError: an argument cannot be used.
+        CertificateInvalid, ConnectionRefused, HandshakeTimeout, HandshakeFailed.
+        OSError: the name does not resolve, or the local address is not free.
+    """
+    settings = config if config is not None else Config()
+    target = _target(
+        settings,
+        host,
+        port,
+        server_name=server_name,
+        alpn=alpn,
+        cafile=cafile,
+        capath=capath,
+        cadata=cadata,
+        verify=verify,
+        pinned_sha256=pinned_sha256,
+        certfile=certfile,
+        keyfile=keyfile,
+        password=password,
+        session_cache=session_cache,
+        timeout=timeout,
+    )
+
+    async def start() -> RawQuicSession:
+        sock = await bind(*(local_address or ("::", 0)), settings)
+        endpoint = UdpEndpoint(sock, settings)
+        try:
+            await endpoint.start()
+            attempt = await _connect(endpoint, target)
+        except BaseException:
+            await endpoint.close()
+            raise
+        session = RawQuicSession(
+            attempt.link, server_name=target.server_name, release=endpoint.close
+        )
+        session._on_events(attempt.kept)
+        return session
+
+    return _Connecting(start)
+
+
+class _Attempt:
+    """A handshake with one address."""
+
+    def __init__(self, endpoint: UdpEndpoint, address: Address, target: _Target) -> None:
+        connection = PlainConnection(
+            config=endpoint.config,
+            configuration=target.configuration,
+            new_connection_id=endpoint.routes.new_connection_id,
+            reset_token=endpoint.routes.reset_token,
+            pins=target.pins,
+        )
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        connection.connect(address, time.monotonic())
+        self.link = endpoint.adopt(connection, address, is_client=True)
+        self.link.on_events = self._on_events
+        self.kept: list[EventTuple] = []
+        self.link.flush_soon()
+
+    def _on_events(self, events: list[EventTuple]) -> None:
+        self.kept += events  # whoever takes the link over gets them
+        reason = self.link.connection.close_reason
+        if self.done.done():
+            return
+        if reason is not None:
+            self.done.set_exception(reason)
+        elif (Event.CONNECTED, 0) in events:
+            self.done.set_result(None)
+
+    def give_up(self) -> None:
+        if not self.done.cancel() and not self.done.cancelled():
+            self.done.exception()  # seen, so that asyncio does not report it
+        if self.link.connection.close_reason is None:
+            self.link.connection.close_session(0, b"")
+            self.link.flush_soon()
+
+
+async def _connect(endpoint: UdpEndpoint, target: _Target) -> _Attempt:
+    """The first attempt, one an address, whose handshake completes; events are for the session."""
+    started = time.monotonic()
+    tried: list[Address] = []
+    try:
+        async with asyncio.timeout(target.timeout):
+            addresses = await _resolve(endpoint, target.host, target.port)
+            return await _race(endpoint, target, addresses, tried)
+    except TimeoutError:
+        where = ", ".join(f"{host}:{port}" for host, port in tried) or target.host
+        elapsed = time.monotonic() - started
+        raise HandshakeTimeout(f"no answer from {where} in {elapsed:.1f} s") from None
+
+
+async def _resolve(endpoint: UdpEndpoint, host: str, port: int) -> list[Address]:
+    loop = asyncio.get_running_loop()
+    try:
+        infos = await loop.getaddrinfo(host, port, type=sockets.SOCK_DGRAM)
+    except sockets.gaierror as error:
+        raise OSError(f"cannot resolve {host!r}: {error.strerror}") from error
+    except (UnicodeError, OverflowError) as error:
+        raise OSError(f"cannot connect to {host!r} port {port!r}: {error}") from error
+    only_ipv4 = ":" not in endpoint.local_address[0]
+    families: dict[int, list[Address]] = {}
+    for family, _, _, _, address in infos:
+        if family == sockets.AF_INET or (family == sockets.AF_INET6 and not only_ipv4):
+            families.setdefault(family, []).append(normalize(address))
+    # RFC 8305 §4: the families in turn, in the order of the resolver.
+    queues = [list(dict.fromkeys(queue)) for queue in families.values()]
+    ordered = []
+    while any(queues):
+        ordered += [queue.pop(0) for queue in queues if queue]
+    if not ordered:
+        raise OSError(f"{host!r} has no address that {endpoint.local_address[0]} can reach")
+    return ordered
+
+
+async def _race(
+    endpoint: UdpEndpoint, target: _Target, addresses: list[Address], tried: list[Address]
+) -> _Attempt:
+    attempts: list[_Attempt] = []
+    pending: set[asyncio.Future[None]] = set()
+    winner: _Attempt | None = None
+    failure: SessionError | None = None
+    waiting = list(addresses)
+    try:
+        while winner is None:
+            if waiting:
+                address = waiting.pop(0)
+                tried.append(address)
+                attempts.append(_Attempt(endpoint, address, target))
+                pending.add(attempts[-1].done)
+            if not pending:
+                break
+            done, pending = await asyncio.wait(
+                pending,
+                timeout=ATTEMPT_DELAY if waiting else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            for attempt in attempts:
+                if attempt.done in done:
+                    error = attempt.done.exception()
+                    if error is None:
+                        winner = winner or attempt
+                    elif isinstance(error, SessionError):
+                        failure = failure or error
+        if winner is not None:
+            return winner
+        raise failure or HandshakeFailed("no address was tried")
+    finally:
+        for attempt in attempts:
+            if attempt is not winner:
+                attempt.give_up()

@@ -1,0 +1,237 @@
+"""How a UDP socket meets the event loop.
+
+`ReaderIO` registers the socket with `add_reader` and reads it in batches: asyncio's selector loops
+and uvloop. `TransportIO` is the portable path, for loops without `add_reader`.
+"""
+
+import asyncio
+import contextlib
+import errno
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from ..backend import UdpSocket
+from ..config import Config
+from ..connection.interface import Address
+
+Incoming = tuple[bytes, Address, str | None, int]
+Outgoing = tuple[bytes, Address, str | None, int]
+
+BATCH = 64  # datagrams per read: what aioquic handles in about 3 ms
+MAX_UNSENT = 1 << 20  # bytes in a transport's buffer before the endpoint waits
+
+
+class SocketIO(Protocol):
+    """What the endpoint needs of its socket."""
+
+    async def start(self, on_batch: Callable[[list[Incoming]], None]) -> None: ...
+    def read_more(self) -> list[Incoming]: ...
+    def send(self, datagrams: Sequence[Outgoing]) -> int: ...
+    def call_when_writable(self, callback: Callable[[], None]) -> None: ...
+    def take_errors(self) -> list[tuple[int, Address | None]]: ...
+    def take_too_large(self) -> list[tuple[Address, int]]: ...
+    def stats(self) -> dict[str, int]: ...
+    def close(self) -> None: ...
+
+
+def open_socket(
+    address: tuple[Any, ...], family: int, config: Config, *, reuse_port: bool = False
+) -> socket.socket:
+    """A UDP socket bound to a resolved `address`; an IPv6 one takes IPv4 as well.
+
+    Raises OSError that names the address.
+    """
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        if family == socket.AF_INET6:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        if reuse_port:
+            if not hasattr(socket, "SO_REUSEPORT"):
+                raise OSError(errno.ENOPROTOOPT, "reuse_port is not available on this platform")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            sock.bind(address)
+        except OSError as error:
+            where = f"{address[0]}:{address[1]}"
+            raise OSError(error.errno, f"cannot bind UDP {where}: {error.strerror}") from error
+        set_buffers(sock, config)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def set_buffers(sock: socket.socket, config: Config) -> None:
+    """Ask for the socket buffers of `config`; the kernel grants what it allows."""
+    for option, size in (
+        (socket.SO_RCVBUF, config.socket_receive_buffer),
+        (socket.SO_SNDBUF, config.socket_send_buffer),
+    ):
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, option, size)
+
+
+class ReaderIO:
+    """A socket of the chosen backend, registered with the loop's own readiness calls."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, config: Config
+    ) -> None:
+        self._loop = loop
+        self._socket = sock
+        self._udp = UdpSocket(sock, gso=config.enable_gso, gro=config.enable_gro)
+        self._on_batch: Callable[[list[Incoming]], None] | None = None
+        self._writer: Callable[[], None] | None = None
+
+    async def start(self, on_batch: Callable[[list[Incoming]], None]) -> None:
+        self._on_batch = on_batch
+        self._loop.add_reader(self._socket.fileno(), self._readable)
+
+    def _readable(self) -> None:
+        batch = self._udp.receive(BATCH)
+        if self._on_batch is not None:
+            self._on_batch(batch)
+
+    def read_more(self) -> list[Incoming]:
+        return self._udp.receive(BATCH)
+
+    def send(self, datagrams: Sequence[Outgoing]) -> int:
+        return self._udp.send(datagrams)
+
+    def call_when_writable(self, callback: Callable[[], None]) -> None:
+        self._writer = callback
+        self._loop.add_writer(self._socket.fileno(), self._writable)
+
+    def _writable(self) -> None:
+        self._loop.remove_writer(self._socket.fileno())
+        callback, self._writer = self._writer, None
+        if callback is not None:
+            callback()
+
+    def take_errors(self) -> list[tuple[int, Address | None]]:
+        return self._udp.take_errors()
+
+    def take_too_large(self) -> list[tuple[Address, int]]:
+        return self._udp.take_too_large()
+
+    def stats(self) -> dict[str, int]:
+        return self._udp.stats()
+
+    def close(self) -> None:
+        self._on_batch = self._writer = None
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket.fileno())
+            self._loop.remove_writer(self._socket.fileno())
+            self._socket.close()
+
+
+class TransportIO(asyncio.DatagramProtocol):
+    """The same on asyncio's datagram transport: no batches, no packet info, no ECN."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, config: Config
+    ) -> None:
+        self._loop = loop
+        self._socket = sock
+        self._family = sock.family
+        self._transport: asyncio.DatagramTransport | None = None
+        self._on_batch: Callable[[list[Incoming]], None] | None = None
+        self._writer: Callable[[], None] | None = None
+        self._paused = False
+        self._errors: list[tuple[int, Address | None]] = []
+        kinds = ("calls", "datagrams", "bytes")
+        self._stats = {f"{way}_{kind}": 0 for way in ("receive", "send") for kind in kinds}
+
+    async def start(self, on_batch: Callable[[list[Incoming]], None]) -> None:
+        self._on_batch = on_batch
+        self._socket.setblocking(False)
+        await self._loop.create_datagram_endpoint(lambda: self, sock=self._socket)
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        transport.set_write_buffer_limits(high=MAX_UNSENT)
+
+    def datagram_received(self, data: bytes, address: Any) -> None:
+        self._stats["receive_calls"] += 1
+        self._stats["receive_datagrams"] += 1
+        self._stats["receive_bytes"] += len(data)
+        if data and self._on_batch is not None:
+            self._on_batch([(data, normalize(address), None, 0)])
+
+    def error_received(self, error: Exception) -> None:
+        if isinstance(error, OSError) and error.errno is not None and len(self._errors) < 64:
+            self._errors.append((error.errno, None))
+            if self._on_batch is not None:
+                self._on_batch([])
+
+    def read_more(self) -> list[Incoming]:
+        return []
+
+    def send(self, datagrams: Sequence[Outgoing]) -> int:
+        if self._transport is None or self._paused:
+            return 0
+        for data, (host, port), _local, _ecn in datagrams:
+            mapped = self._family == socket.AF_INET6 and ":" not in host
+            self._transport.sendto(data, (f"::ffff:{host}" if mapped else host, port))
+            self._stats["send_calls"] += 1
+            self._stats["send_datagrams"] += 1
+            self._stats["send_bytes"] += len(data)
+        return len(datagrams)
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        callback, self._writer = self._writer, None
+        if callback is not None:
+            callback()
+
+    def call_when_writable(self, callback: Callable[[], None]) -> None:
+        self._writer = callback
+
+    def take_errors(self) -> list[tuple[int, Address | None]]:
+        errors, self._errors = self._errors, []
+        return errors
+
+    def take_too_large(self) -> list[tuple[Address, int]]:
+        return []
+
+    def stats(self) -> dict[str, int]:
+        return dict(self._stats)
+
+    def close(self) -> None:
+        self._on_batch = self._writer = None
+        if self._transport is not None:
+            self._transport.abort()
+        else:
+            self._socket.close()
+
+
+def normalize(address: tuple[Any, ...]) -> Address:
+    """A socket address as (host, port): IPv4-mapped as IPv4, link-local with its %scope."""
+    host, port = str(address[0]), int(address[1])
+    if host.startswith("::ffff:") and "." in host:
+        host = host[7:]
+    elif len(address) == 4 and address[3] and host.startswith("fe80") and "%" not in host:
+        host = f"{host}%{address[3]}"
+    return host, port
+
+
+def has_reader_calls(loop: asyncio.AbstractEventLoop) -> bool:
+    """True where the loop can watch a socket of ours (not so: Windows' proactor)."""
+    left, right = socket.socketpair()
+    try:
+        left.setblocking(False)
+        loop.add_reader(left.fileno(), lambda: None)
+        loop.remove_reader(left.fileno())
+    except NotImplementedError:
+        return False
+    else:
+        return sys.platform != "win32"
+    finally:
+        left.close()
+        right.close()

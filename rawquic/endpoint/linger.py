@@ -1,0 +1,42 @@
+"""What is left of a closed connection: its IDs and, if this end closed, the packet that says so.
+
+RFC 9000 §10.2: a closing endpoint repeats its CONNECTION_CLOSE when packets still come, ever more
+rarely; a draining one answers nothing. Both for three probe timeouts. The connection itself is
+free meanwhile: at most two datagrams of it are kept.
+"""
+
+from ..connection.interface import Address
+
+MAX_PACKETS = 2
+
+
+class Lingering:
+    """A closing (with packets) or draining (without) connection.
+
+    Attributes:
+        deadline: when it is forgotten, in the endpoint's clock.
+        round_trip: the connection's smoothed RTT in seconds.
+    """
+
+    __slots__ = ("_heard", "address", "deadline", "ids", "local", "packets", "round_trip")
+
+    def __init__(
+        self,
+        packets: list[bytes],
+        address: Address,
+        local: str | None,
+        deadline: float,
+        round_trip: float,
+    ) -> None:
+        self.packets = packets[-MAX_PACKETS:]
+        self.address = address
+        self.local = local
+        self.deadline = deadline
+        self.round_trip = round_trip
+        self.ids: set[bytes] = set()
+        self._heard = 0
+
+    def should_repeat(self) -> bool:
+        """True for the 1st, 2nd, 4th, 8th … datagram that came since the close."""
+        self._heard += 1
+        return bool(self.packets) and not self._heard & (self._heard - 1)

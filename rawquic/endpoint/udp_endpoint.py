@@ -1,0 +1,413 @@
+"""The endpoint's loop: batch in, route, hand to connections, batch out, one timer.
+
+It owns the socket and the clock. It knows connections only through `connection.interface`, and
+sessions only through `Link.on_events`.
+"""
+
+import asyncio
+import errno
+import heapq
+import itertools
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+import weakref
+from typing import Protocol
+
+from ..config import Config
+from ..connection.interface import Address, Connection, Event
+from ..errors import ConnectionRefused, HandshakeFailed, SessionError
+from .io import (
+    BATCH,
+    Incoming,
+    Outgoing,
+    ReaderIO,
+    SocketIO,
+    TransportIO,
+    has_reader_calls,
+    normalize,
+)
+from .linger import Lingering
+from .link import Link
+from .routing import LONG_HEADER, LongHeader, Routes
+
+logger = logging.getLogger("rawquic")
+
+TIMER_SLACK = 0.0001  # seconds; the loop may call a timer that much early
+TURN_SECONDS = 0.004  # reading goes on so long before other tasks get their turn
+RESET_BURST, RESET_RATE = 50, 50.0  # stateless resets: at once, and per second
+MIN_RESET_TRIGGER = 43  # RFC 9000 §10.3: an answer of 42 bytes is still smaller
+UNREACHABLE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EPERM})
+
+
+class ServerSide(Protocol):
+    """Who answers datagrams of clients that have no connection yet."""
+
+    def first_datagram(
+        self, header: LongHeader, data: bytes, peer: Address, local: str | None, now: float
+    ) -> None: ...
+
+
+class UdpEndpoint:
+    """One UDP socket and the connections on it, driven by one event loop in one thread."""
+
+    def __init__(self, sock: socket.socket, config: Config) -> None:
+        self.config = config
+        self.routes = Routes(config.stateless_reset_key)
+        self.server: ServerSide | None = None
+        self.local_address: Address = normalize(sock.getsockname())
+        self.receive_buffer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        self.send_buffer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        self.packets_unroutable = 0
+        self.resets_sent = 0
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._io: SocketIO
+        if has_reader_calls(self._loop):
+            self._io = ReaderIO(self._loop, sock, config)
+        else:
+            self._io = TransportIO(self._loop, sock, config)
+        self._links: set[Link] = set()
+        self._dirty: dict[Link, None] = {}
+        self._flush_scheduled = False
+        self._blocked = False  # the socket takes no more; flushes wait until it does
+        self._outgoing: list[Outgoing] = []
+        self._deadlines: list[tuple[float, int, Link | Lingering]] = []
+        self._order = itertools.count()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._lingering: set[Lingering] = set()
+        self._resets = float(RESET_BURST)
+        self._resets_time = 0.0
+        self.closed = False
+        self.dead = False  # inherited by fork(): it would repeat packet numbers under our keys
+        _endpoints.add(self)
+
+    async def start(self) -> None:
+        await self._io.start(self._on_batch)
+
+    def check_usable(self) -> None:
+        """RuntimeError from another thread than the loop's, and in a forked child."""
+        if self.dead:
+            raise RuntimeError("this endpoint was inherited through fork(); make a new one")
+        if threading.get_ident() != self._thread:
+            raise RuntimeError(
+                "rawquic objects belong to their event loop's thread; use loop.call_soon_threadsafe"
+            )
+
+    # -- connections ---------------------------------------------------------------------------
+
+    def adopt(
+        self,
+        connection: Connection,
+        peer: Address,
+        *,
+        is_client: bool,
+        initial_cid: bytes | None = None,
+    ) -> Link:
+        """Route the connection's packets to it from now on."""
+        link = Link(self, connection, is_client)
+        self._links.add(link)
+        self.routes.add(link, peer, initial_cid)
+        self.routes.sync_ids(link)
+        return link
+
+    @property
+    def connection_count(self) -> int:
+        return len(self._links)
+
+    def links(self) -> list[Link]:
+        return list(self._links)
+
+    # -- in ------------------------------------------------------------------------------------
+
+    def _on_batch(self, batch: list[Incoming]) -> None:
+        started = now = time.monotonic()
+        touched: dict[Link, None] = {}
+        while True:
+            for data, peer, local, _ecn in batch:
+                if data:
+                    self._datagram(data, peer, local, now, touched)
+            if len(batch) < BATCH or time.monotonic() - started > TURN_SECONDS:
+                break
+            batch = self._io.read_more()
+            now = time.monotonic()
+        for link in touched:
+            self._after(link)
+            self.flush_soon(link)
+        self._on_socket_errors()
+        if self._outgoing:
+            self._schedule_flush()
+
+    def _datagram(
+        self, data: bytes, peer: Address, local: str | None, now: float, touched: dict[Link, None]
+    ) -> None:
+        owner = self.routes.find(data, peer)
+        if isinstance(owner, Link):
+            self.deliver(owner, data, peer, local, now)
+            touched[owner] = None
+        elif isinstance(owner, Lingering):
+            if owner.should_repeat():
+                self._outgoing += [(packet, peer, local, 0) for packet in owner.packets]
+        elif isinstance(owner, LongHeader):
+            if self.server is not None:
+                self.server.first_datagram(owner, data, peer, local, now)
+        elif not data[0] & LONG_HEADER:
+            self._unknown_short_header(data, peer, local, now)
+        else:
+            self.packets_unroutable += 1
+
+    def deliver(
+        self, link: Link, data: bytes, peer: Address, local: str | None, now: float
+    ) -> None:
+        """Give a datagram to its connection; what goes wrong there ends that connection only."""
+        link.local = local
+        try:
+            link.connection.receive(data, peer, now)
+        except Exception as error:
+            self._broken(link, error)
+
+    def first_packet(
+        self, link: Link, data: bytes, peer: Address, local: str | None, now: float
+    ) -> None:
+        """Begin a server's connection with the datagram that asked for it."""
+        self.deliver(link, data, peer, local, now)
+        self._after(link)
+        self.flush_soon(link)
+
+    def _unknown_short_header(
+        self, data: bytes, peer: Address, local: str | None, now: float
+    ) -> None:
+        """A stateless reset for one of ours, or a packet that deserves one (RFC 9000 §10.3)."""
+        self.packets_unroutable += 1
+        if len(data) >= 21:
+            token = data[-16:]
+            for link in self.routes.at(peer):
+                if link.connection.is_reset_token(token):
+                    link.connection.stateless_reset()
+                    self._after(link)
+                    self.flush_soon(link)
+                    return
+        self._resets = min(RESET_BURST, self._resets + (now - self._resets_time) * RESET_RATE)
+        self._resets_time = now
+        if len(data) < MIN_RESET_TRIGGER or self._resets < 1:
+            return
+        self._resets -= 1
+        self.resets_sent += 1
+        cid = data[1:9]
+        noise = bytearray(secrets.token_bytes(min(len(data) - 1, 42) - 16))
+        noise[0] = 0x40 | noise[0] & 0x3F
+        self.send_soon(bytes(noise) + self.routes.reset_token(cid), peer, local)
+
+    def _on_socket_errors(self) -> None:
+        for number, peer in self._io.take_errors():
+            if number == errno.ECONNREFUSED or number in UNREACHABLE:
+                self._unreachable(number, peer)
+        for peer, _size in self._io.take_too_large():
+            for link in self.routes.at(peer):
+                link.connection.limit_packet_size(1200)
+
+    def _unreachable(self, number: int, peer: Address | None) -> None:
+        """ICMP may end a handshake, never a connection: anybody can forge it (RFC 9000 §14.2.1)."""
+        links = self._links if peer is None else self.routes.at(peer)
+        for link in list(links):
+            if not link.is_client or link.connection.handshake_done:
+                continue
+            host, port = link.address
+            if number == errno.ECONNREFUSED:
+                error: SessionError = ConnectionRefused(f"{host}:{port}: UDP port unreachable")
+            else:
+                error = HandshakeFailed(f"{host}:{port}: {os.strerror(number)}")
+            link.connection.fail(error)
+            self._after(link)
+            self.flush_soon(link)
+
+    # -- events --------------------------------------------------------------------------------
+
+    def _after(self, link: Link) -> None:
+        """Take over what a call into the connection changed, and tell the session."""
+        self.routes.sync_ids(link)
+        events = link.connection.events()
+        if not events:
+            return
+        if (Event.CONNECTED, 0) in events:
+            self.routes.handshake_done(link)
+        link.on_events(events)
+
+    def _broken(self, link: Link, error: Exception) -> None:
+        logger.error("connection %s broke", link.connection.connection_id().hex(), exc_info=error)
+        link.connection.fail(SessionError(f"internal error: {error!r}"))
+
+    # -- out -----------------------------------------------------------------------------------
+
+    def flush_soon(self, link: Link) -> None:
+        """Ask `link`'s connection for packets once this turn of the loop is over."""
+        self._dirty[link] = None
+        self._schedule_flush()
+
+    def flush_now(self, link: Link) -> None:
+        """Build and send what `link`'s connection has queued, in this very call."""
+        if link in self._links and not (self._blocked or self.closed):
+            self._dirty.pop(link, None)
+            self._collect(link, time.monotonic())
+            self._send()
+
+    def send_soon(self, data: bytes, peer: Address, local: str | None) -> None:
+        """A datagram that belongs to no connection."""
+        self._outgoing.append((data, peer, local, 0))
+        self._schedule_flush()
+
+    def _schedule_flush(self) -> None:
+        if not (self._flush_scheduled or self._blocked or self.closed):
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        if self.closed or self._blocked:
+            return
+        dirty, self._dirty = self._dirty, {}
+        now = time.monotonic()
+        for link in dirty:
+            if link in self._links:
+                self._collect(link, now)
+        self._send()
+        self._arm_timer()
+
+    def _collect(self, link: Link, now: float) -> None:
+        connection = link.connection
+        try:
+            packets = connection.datagrams_to_send(now)
+        except Exception as error:
+            self._broken(link, error)
+            packets = []
+        local = link.local
+        self._outgoing += [(data, peer, local, 0) for data, peer in packets]
+        self._after(link)
+        if connection.close_reason is not None:
+            self._retire(link, [data for data, _ in packets], now)
+            return
+        peer = connection.peer_address()
+        if peer != link.address:
+            self.routes.moved(link, peer)
+        self._arm(link, connection.timer())
+
+    def _send(self) -> None:
+        outgoing = self._outgoing
+        if not outgoing:
+            return
+        sent = self._io.send(outgoing)
+        if sent < len(outgoing):
+            self._outgoing = outgoing[sent:]
+            self._blocked = True
+            self._io.call_when_writable(self._unblocked)
+        else:
+            self._outgoing = []
+        self._on_socket_errors()
+
+    def _unblocked(self) -> None:
+        self._blocked = False
+        self._flush()
+
+    # -- the end of connections ----------------------------------------------------------------
+
+    def _retire(self, link: Link, packets: list[bytes], now: float) -> None:
+        """The connection is over: keep its IDs for a while (RFC 9000 §10.2), free the rest."""
+        self._links.discard(link)
+        connection = link.connection
+        if not connection.is_ending() or connection.is_gone():
+            self.routes.replace(link, None)
+            return
+        deadline = now + 3 * connection.probe_timeout()
+        round_trip = connection.statistics().rtt
+        lingering = Lingering(packets, link.address, link.local, deadline, round_trip)
+        self.routes.replace(link, lingering)
+        self._lingering.add(lingering)
+        heapq.heappush(self._deadlines, (deadline, next(self._order), lingering))
+
+    async def close(self) -> None:
+        """Send what waits, give closes that are under way a round trip, close the socket."""
+        if self.closed:
+            return
+        self._flush()
+        if self._lingering and not self.dead:
+            # Long enough to answer a peer that was still sending when our close got lost.
+            await asyncio.sleep(min(max(item.round_trip for item in self._lingering) * 2, 0.5))
+            self._send()
+        self.abort()
+
+    def abort(self) -> None:
+        """Close the socket now."""
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._io.close()
+        _endpoints.discard(self)
+
+    # -- timers --------------------------------------------------------------------------------
+
+    def _arm(self, link: Link, deadline: float | None) -> None:
+        if deadline is not None and (link.armed is None or deadline < link.armed):
+            link.armed = deadline
+            heapq.heappush(self._deadlines, (deadline, next(self._order), link))
+
+    def _arm_timer(self) -> None:
+        if self.closed or not self._deadlines:
+            return
+        deadline = self._deadlines[0][0]
+        if self._timer is not None:
+            if self._timer_at <= deadline:
+                return
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = self._loop.call_later(max(0.0, deadline - time.monotonic()), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self.closed:
+            return
+        now = time.monotonic() + TIMER_SLACK
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, _, owner = heapq.heappop(self._deadlines)
+            if isinstance(owner, Lingering):
+                self.routes.forget(owner)
+                self._lingering.discard(owner)
+            elif owner in self._links:
+                self._on_deadline(owner, now)
+        self._arm_timer()
+
+    def _on_deadline(self, link: Link, now: float) -> None:
+        link.armed = None
+        deadline = link.connection.timer()
+        if deadline is None or deadline > now:
+            self._arm(link, deadline)  # it had moved; the queue keeps only the earliest
+            return
+        if self._blocked:
+            self._dirty[link] = None  # it is looked at again when the socket takes more
+            return
+        try:
+            link.connection.handle_timer(now)
+        except Exception as error:
+            self._broken(link, error)
+        self._after(link)
+        self.flush_soon(link)
+
+    # -- statistics ----------------------------------------------------------------------------
+
+    def socket_stats(self) -> dict[str, int]:
+        return self._io.stats()
+
+
+_endpoints: weakref.WeakSet[UdpEndpoint] = weakref.WeakSet()
+
+
+def _kill_inherited_endpoints() -> None:
+    for endpoint in list(_endpoints):
+        endpoint.dead = endpoint.closed = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_kill_inherited_endpoints)

@@ -1,0 +1,68 @@
+"""C declarations of the cryptography that the data plane calls: OpenSSL's and intel-ipsec-mb's.
+
+Declarations only; nothing here is called, and nothing here has a body.
+"""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t
+
+
+cdef extern from "openssl/crypto.h" nogil:
+    int OPENSSL_VERSION
+    const char *OpenSSL_version(int kind)
+    void OPENSSL_cleanse(void *memory, size_t length)
+
+
+cdef extern from "openssl/err.h" nogil:
+    void ERR_clear_error()
+
+
+cdef extern from "openssl/evp.h" nogil:
+    ctypedef struct EVP_CIPHER:
+        pass
+    ctypedef struct EVP_CIPHER_CTX:
+        pass
+    ctypedef struct ENGINE:
+        pass
+
+    int EVP_CTRL_AEAD_GET_TAG
+    int EVP_CTRL_AEAD_SET_TAG
+
+    const EVP_CIPHER *EVP_aes_128_gcm()
+    const EVP_CIPHER *EVP_aes_256_gcm()
+    const EVP_CIPHER *EVP_chacha20_poly1305()
+    const EVP_CIPHER *EVP_aes_128_ecb()
+    const EVP_CIPHER *EVP_aes_256_ecb()
+    const EVP_CIPHER *EVP_chacha20()
+
+    EVP_CIPHER_CTX *EVP_CIPHER_CTX_new()
+    void EVP_CIPHER_CTX_free(EVP_CIPHER_CTX *context)  # cleanses the key
+    int EVP_CIPHER_CTX_set_padding(EVP_CIPHER_CTX *context, int padding)
+    int EVP_CIPHER_CTX_ctrl(EVP_CIPHER_CTX *context, int kind, int number, void *memory)
+
+    # A NULL cipher and key keep those of the context; only the nonce and the direction are set.
+    int EVP_CipherInit_ex(
+        EVP_CIPHER_CTX *context, const EVP_CIPHER *cipher, ENGINE *engine,
+        const uint8_t *key, const uint8_t *iv, int encrypt)
+    int EVP_CipherUpdate(
+        EVP_CIPHER_CTX *context, uint8_t *out, int *out_length, const uint8_t *text, int length)
+    int EVP_CipherFinal_ex(EVP_CIPHER_CTX *context, uint8_t *out, int *out_length)
+
+
+cdef extern from "fastpath/aead_ipsec_mb.h" nogil:
+    ctypedef struct rq_imb_key:
+        pass
+    ctypedef struct rq_imb_train:
+        pass
+
+    int rq_imb_available()
+    rq_imb_key *rq_imb_key_new(const uint8_t *key, size_t key_length)
+    void rq_imb_key_free(rq_imb_key *key)  # cleanses the key
+    int rq_imb_train_begin(rq_imb_train *train, const rq_imb_key *key)
+    void rq_imb_train_end(rq_imb_train *train)
+    void rq_imb_seal(
+        rq_imb_train *train, const uint8_t *nonce, const uint8_t *aad, size_t aad_length,
+        uint8_t *text, size_t text_length, const uint8_t *body, size_t body_length)
+    int rq_imb_open(
+        rq_imb_train *train, const uint8_t *nonce, const uint8_t *aad, size_t aad_length,
+        uint8_t *text, size_t text_length)

@@ -1,0 +1,378 @@
+"""`serve` and `Server`: accept sessions, run a handler for each, end gracefully."""
+
+import asyncio
+import logging
+import socket as sockets
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from .certificates import PathOrPem, load_identity
+from .config import Config
+from .connection.interface import Address
+from .endpoint.accept import Acceptor, OnIncoming
+from .endpoint.io import open_socket, set_buffers
+from .endpoint.link import Link
+from .endpoint.udp_endpoint import UdpEndpoint
+from .errors import ConfigError, ConnectionRefused, SessionError
+from .session import RawQuicSession
+from .stats import ServerStats
+from .tls import server_configuration
+
+logger = logging.getLogger("rawquic")
+
+Handler = Callable[[RawQuicSession], Awaitable[None]]
+SHUTDOWN_CODE = 1
+SHUTDOWN_REASON = b"server is shutting down"
+CONNECTION_REFUSED = 0x2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """What makes an endpoint a server; the arguments of `serve` under the same names."""
+
+    handler: Handler
+    certfile: PathOrPem
+    keyfile: PathOrPem | None = None
+    password: str | bytes | None = None
+    alpn: Iterable[str] = ("h3",)
+    on_incoming: OnIncoming | None = None
+    client_cafile: Any = None
+    require_client_cert: bool = False
+    max_sessions: int | None = None
+
+
+class Server:
+    """Accepts sessions on one endpoint; made by `serve`. Leaving `async with` is `shutdown()`."""
+
+    def __init__(
+        self, endpoint: UdpEndpoint, options: ServerOptions, *, owns_endpoint: bool = True
+    ) -> None:
+        if options.client_cafile is not None or options.require_client_cert:
+            raise NotImplementedError("client certificates are not there yet")
+        if options.max_sessions is not None and options.max_sessions < 1:
+            raise ConfigError(
+                f"max_sessions={options.max_sessions}: it must be at least 1, or None"
+            )
+        identity = load_identity(options.certfile, options.keyfile, options.password)
+        config = endpoint.config
+        self._endpoint = endpoint
+        self._owns_endpoint = owns_endpoint
+        self._handler = options.handler
+        self._loop = asyncio.get_running_loop()
+        self._sessions: dict[RawQuicSession, asyncio.Task[None]] = {}
+        self._not_started = 0
+        self._total = 0
+        self._shutdown: asyncio.Task[int] | None = None
+        self._closed = asyncio.Event()
+        self._acceptor = Acceptor(
+            endpoint,
+            config,
+            server_configuration(config, identity, options.alpn),
+            on_connected=self._on_connected,
+            on_incoming=options.on_incoming,
+            max_sessions=options.max_sessions,
+            session_count=lambda: len(self._sessions),
+        )
+        endpoint.server = self._acceptor
+
+    # -- what it is ----------------------------------------------------------------------------
+
+    @property
+    def local_address(self) -> Address:
+        """(host, port) that the socket is bound to."""
+        return self._endpoint.local_address
+
+    @property
+    def sessions(self) -> list[RawQuicSession]:
+        """The sessions whose handlers run now; a snapshot."""
+        return list(self._sessions)
+
+    def is_serving(self) -> bool:
+        """True until `close` or `shutdown`."""
+        return self._acceptor.accepting and not self._closed.is_set()
+
+    def stats(self) -> ServerStats:
+        endpoint, acceptor = self._endpoint, self._acceptor
+        return ServerStats(
+            sessions=len(self._sessions),
+            sessions_total=self._total,
+            refused=acceptor.refused,
+            retried=acceptor.retried,
+            dropped=acceptor.dropped,
+            packets_unroutable=endpoint.packets_unroutable,
+            resets_sent=endpoint.resets_sent,
+            receive_buffer=endpoint.receive_buffer,
+            send_buffer=endpoint.send_buffer,
+            socket=endpoint.socket_stats(),
+        )
+
+    def reload_certificate(self, certfile: PathOrPem, keyfile: PathOrPem | None = None) -> None:
+        """Not there yet."""
+        raise NotImplementedError("reload_certificate is not there yet")
+
+    # -- running and ending --------------------------------------------------------------------
+
+    async def serve_forever(self) -> None:
+        """Wait until the server is closed; when cancelled, it shuts down first."""
+        try:
+            await self._closed.wait()
+        except asyncio.CancelledError:
+            await self.shutdown()
+            raise
+
+    def close(self) -> None:
+        """Now: refuse new connections, close every session, cancel the handlers.
+
+        `wait_closed` waits until all of it has ended.
+        """
+        self._endpoint.check_usable()
+        self._acceptor.accepting = False
+        self._cut_off()
+        if self._shutdown is None:
+            self._shutdown = self._loop.create_task(self._drain(0.0))
+
+    async def shutdown(self, drain_timeout: float = 30.0) -> int:
+        """Accept no more; sessions in flight go on until their handlers return.
+
+        New connections meanwhile are refused with CONNECTION_REFUSED. After `drain_timeout`
+        seconds the rest is closed with code 1 and their handlers are cancelled.
+
+        Returns how many sessions were cut off.
+        """
+        self._endpoint.check_usable()
+        if not drain_timeout >= 0:
+            raise ValueError(f"drain_timeout={drain_timeout!r}: it must be seconds, 0 or more")
+        self._acceptor.accepting = False
+        if self._shutdown is None:
+            self._shutdown = self._loop.create_task(self._drain(drain_timeout))
+        return await asyncio.shield(self._shutdown)
+
+    async def wait_closed(self) -> None:
+        """Wait until `close` or `shutdown` is complete and the socket is closed."""
+        await self._closed.wait()
+
+    async def _drain(self, drain_timeout: float) -> int:
+        try:
+            if self._sessions:
+                await asyncio.wait(list(self._sessions.values()), timeout=drain_timeout)
+            cut_off = self._cut_off()
+            if self._sessions:
+                await asyncio.wait(list(self._sessions.values()))
+            return cut_off
+        finally:
+            self._acceptor.close()
+            self._endpoint.server = None
+            if self._owns_endpoint:
+                await self._endpoint.close()
+            self._closed.set()
+
+    def _cut_off(self) -> int:
+        """Close all sessions with an error and cancel their handlers; how many there were."""
+        for session, task in self._sessions.items():
+            session.close(SHUTDOWN_CODE, SHUTDOWN_REASON)
+            task.cancel()
+        return len(self._sessions)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.shutdown()
+
+    # -- sessions ------------------------------------------------------------------------------
+
+    def _on_connected(self, link: Link) -> None:
+        session = RawQuicSession(link)
+        if (
+            not self._acceptor.accepting
+            or self._not_started >= self._endpoint.config.accept_backlog
+        ):
+            refused = ConnectionRefused("refused: shutting down, or too many sessions wait")
+            link.connection.close_with_transport_error(CONNECTION_REFUSED, "", refused)
+            link.flush_soon()
+            return
+        self._total += 1
+        self._not_started += 1
+        self._sessions[session] = self._loop.create_task(self._run(session))
+
+    async def _run(self, session: RawQuicSession) -> None:
+        self._not_started -= 1
+        try:
+            await self._handler(session)
+        except asyncio.CancelledError:
+            session.close(SHUTDOWN_CODE)
+        except SessionError as error:
+            if not session.closed:
+                logger.error("the handler of %r failed", session, exc_info=error)
+            else:  # what the handler saw is only that its session ended
+                logger.info("%r ended: %s", session, error)
+            session.close(1)
+        except Exception as error:
+            logger.error("the handler of %r failed", session, exc_info=error)
+            session.close(1)
+        else:
+            await session.aclose(0)
+        finally:
+            del self._sessions[session]
+
+
+class _Serving:
+    """What `serve` returns: await it for a running `Server`, or use it with `async with`."""
+
+    def __init__(self, start: Callable[[], Awaitable[Server]]) -> None:
+        self._start = start
+        self._server: Server | None = None
+
+    def __await__(self) -> Generator[Any, None, Server]:
+        return self._start().__await__()
+
+    async def __aenter__(self) -> Server:
+        self._server = await self._start()
+        return self._server
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._server is not None
+        await self._server.shutdown()
+
+
+def serve(
+    handler: Handler,
+    host: str = "::",
+    port: int = 4433,
+    *,
+    certfile: PathOrPem,
+    keyfile: PathOrPem | None = None,
+    password: str | bytes | None = None,
+    alpn: Iterable[str] = ("h3",),
+    config: Config | None = None,
+    on_incoming: OnIncoming | None = None,
+    client_cafile: Any = None,
+    require_client_cert: bool = False,
+    max_sessions: int | None = None,
+    reuse_port: bool = False,
+    sock: sockets.socket | None = None,
+) -> _Serving:
+    """Listen, and call `handler(session)` for each session, after its handshake.
+
+    When the handler returns, the session ends as with `aclose(0)`; when it raises, the exception
+    is logged and the session is closed with code 1; when it is cancelled, likewise.
+
+    Args:
+        host: "::" listens on IPv6 and IPv4, and on IPv4 alone where IPv6 is off. A name is
+            resolved, its first address is used.
+        port: UDP port; 0 for a free one, see `Server.local_address`.
+        certfile, keyfile: a path, or PEM as bytes; without keyfile the key is in certfile.
+        password: of the key.
+        alpn: application protocols, the preferred one first.
+        on_incoming: decides on a connection before any cryptographic work: gets an `Incoming`,
+            returns (or awaits) "accept", "retry", "refuse" or "ignore".
+        client_cafile, require_client_cert: not there yet (NotImplementedError).
+        max_sessions: more are refused with CONNECTION_REFUSED.
+        reuse_port: SO_REUSEPORT.
+        sock: a bound UDP socket in place of host and port; it is closed with the server.
+
+    Use it with `async with`, which ends with `shutdown()`, or `await` it.
+
+    Raises:
+        ConfigError: certificate, key or option cannot be used. OSError: the port is in use.
+    """
+    settings = config if config is not None else Config()
+    options = ServerOptions(
+        handler=handler,
+        certfile=certfile,
+        keyfile=keyfile,
+        password=password,
+        alpn=alpn,
+        on_incoming=on_incoming,
+        client_cafile=client_cafile,
+        require_client_cert=require_client_cert,
+        max_sessions=max_sessions,
+    )
+
+    async def start() -> Server:
+        bound = sock
+        if bound is None:
+            bound = await bind(host, port, settings, reuse_port=reuse_port)
+        else:
+            check_socket(bound)
+            set_buffers(bound, settings)
+        endpoint = UdpEndpoint(bound, settings)
+        try:
+            server = Server(endpoint, options)
+            await endpoint.start()
+        except BaseException:
+            endpoint.abort()
+            raise
+        return server
+
+    return _Serving(start)
+
+
+async def serve_with_shutdown(
+    handler: Handler,
+    host: str,
+    port: int,
+    signal: Awaitable[Any],
+    *,
+    drain_timeout: float = 30.0,
+    **options: Any,
+) -> int:
+    """Serve until the awaitable `signal` completes, then `shutdown(drain_timeout)`.
+
+    The other arguments are those of `serve`. Returns how many sessions were cut off.
+    """
+    server = await serve(handler, host, port, **options)
+    try:
+        await signal
+    finally:
+        cut_off = await server.shutdown(drain_timeout)
+    return cut_off
+
+
+async def bind(host: str, port: int, config: Config, *, reuse_port: bool = False) -> sockets.socket:
+    """A bound UDP socket; "::" takes both families, IPv4 alone where IPv6 is off."""
+    loop = asyncio.get_running_loop()
+    try:
+        infos = await loop.getaddrinfo(
+            host or "::", port, type=sockets.SOCK_DGRAM, flags=sockets.AI_PASSIVE
+        )
+    except sockets.gaierror as error:
+        raise OSError(f"cannot listen on {host!r}: {error.strerror}") from error
+    except (UnicodeError, OverflowError) as error:
+        raise OSError(f"cannot listen on {host!r} port {port!r}: {error}") from error
+    family, _, _, _, address = infos[0]
+    try:
+        return open_socket(address, family, config, reuse_port=reuse_port)
+    except OSError:
+        if host not in ("::", ""):
+            raise
+        if _ipv6_works():
+            raise
+        return open_socket(("0.0.0.0", port), sockets.AF_INET, config, reuse_port=reuse_port)
+
+
+def check_socket(sock: sockets.socket) -> None:
+    """A UDP socket of the caller's, or ConfigError."""
+    if sock.type != sockets.SOCK_DGRAM or sock.family not in (sockets.AF_INET, sockets.AF_INET6):
+        raise ConfigError(f"sock must be a bound UDP socket of IPv4 or IPv6, not {sock!r}")
+
+
+def _ipv6_works() -> bool:
+    try:
+        with sockets.socket(sockets.AF_INET6, sockets.SOCK_DGRAM) as probe:
+            probe.bind(("::", 0))
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,512 @@
+"""`RawQuicSession`: one QUIC connection as asyncio objects, and `Connection`, a look inside it.
+
+It passes the connection's readiness events to the tasks that wait for them. No packets, no
+sockets: those are below `Link`.
+"""
+
+import asyncio
+import copy
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from cryptography import x509
+
+from .config import MAX_STREAMS
+from .connection.interface import Address, Event, EventTuple
+from .endpoint.link import Link
+from .errors import ClosedByPeer, ClosedLocally, SessionError
+from .stats import ConnectionStats
+from .streams import RecvStream, SendStream, check_code
+from .waiters import Waiters
+
+BIDI, UNI = 0, 1
+
+
+class RawQuicSession:
+    """A QUIC connection: streams both ways, and unreliable datagrams (RFC 9221).
+
+    Raw QUIC: there is no HTTP/3 and no W3C WebTransport in it. Several tasks may use one session.
+    As an async context manager it closes itself: `aclose(0)`, or `close(1)` after an exception.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        server_name: str | None = None,
+        release: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._link = link
+        self._connection = link.connection
+        self._config = link.endpoint.config
+        self._loop = asyncio.get_running_loop()
+        self._server_name = server_name
+        self._release = release  # of an endpoint that is this session's alone
+        self._release_task: asyncio.Future[None] | None = None
+        self._sending: dict[int, SendStream] = {}
+        self._receiving: dict[int, RecvStream] = {}
+        self._arrived: tuple[deque[int], deque[int]] = (deque(), deque())
+        self._accept_waiters = (Waiters(self._loop), Waiters(self._loop))
+        self._open_waiters = (Waiters(self._loop), Waiters(self._loop))
+        self._datagram_waiters = Waiters(self._loop)
+        self._datagram_room_waiters = Waiters(self._loop)
+        self._acked_waiters = Waiters(self._loop)
+        self._closed_waiters = Waiters(self._loop)
+        self._pings: dict[int, asyncio.Future[None]] = {}
+        self._ping_number = 0
+        self._bytes_given_up = 0
+        self._view = Connection(self)
+        link.on_events = self._on_events
+
+    # -- who -----------------------------------------------------------------------------------
+
+    @property
+    def remote_address(self) -> Address:
+        """The peer's (host, port); it can change when the peer migrates (RFC 9000 §9)."""
+        return self._connection.peer_address()
+
+    @property
+    def local_address(self) -> Address:
+        """This end's (host, port); the host that the peer reaches us at, where that is known."""
+        host, port = self._link.endpoint.local_address
+        return (self._link.local or host, port)
+
+    @property
+    def connection(self) -> "Connection":
+        """ALPN, certificates, statistics, limits."""
+        return self._view
+
+    # -- streams -------------------------------------------------------------------------------
+
+    async def open_bi(self) -> tuple[SendStream, RecvStream]:
+        """Open a bidirectional stream, waiting for the peer's credit (RFC 9000 §4.6).
+
+        The peer hears of it with the first data, or the end. Raises SessionError.
+        """
+        stream_id = await self._open(BIDI)
+        return self._new_sending(stream_id), self._new_receiving(stream_id)
+
+    async def open_uni(self) -> SendStream:
+        """Open a stream that only this end sends on; otherwise as `open_bi`."""
+        return self._new_sending(await self._open(UNI))
+
+    async def accept_bi(self) -> tuple[SendStream, RecvStream]:
+        """The next bidirectional stream of the peer's, in order. Raises SessionError."""
+        stream_id = await self._accept(BIDI)
+        return self._new_sending(stream_id), self._new_receiving(stream_id)
+
+    async def accept_uni(self) -> RecvStream:
+        """The next unidirectional stream of the peer's, in order. Raises SessionError."""
+        return self._new_receiving(await self._accept(UNI))
+
+    async def bi_streams(self) -> AsyncIterator[tuple[SendStream, RecvStream]]:
+        """The peer's bidirectional streams; ends when the session closes without error.
+
+        Without error: closed here or by the peer with code 0. Else it raises the SessionError.
+        """
+        while True:
+            try:
+                pair = await self.accept_bi()
+            except SessionError as error:
+                if _is_clean(error):
+                    return
+                raise
+            yield pair
+
+    async def uni_streams(self) -> AsyncIterator[RecvStream]:
+        """The peer's unidirectional streams; ends as `bi_streams` does."""
+        while True:
+            try:
+                stream = await self.accept_uni()
+            except SessionError as error:
+                if _is_clean(error):
+                    return
+                raise
+            yield stream
+
+    async def _open(self, kind: int) -> int:
+        self._link.endpoint.check_usable()
+        while True:
+            self._raise_if_closed()
+            stream_id = self._connection.open_stream(kind == UNI)
+            if stream_id is not None:
+                return stream_id
+            self._link.flush_if_wanted()
+            await self._open_waiters[kind].wait()
+
+    async def _accept(self, kind: int) -> int:
+        self._link.endpoint.check_usable()
+        arrived = self._arrived[kind]
+        while not arrived:
+            self._raise_if_closed()
+            await self._accept_waiters[kind].wait()
+        return arrived.popleft()
+
+    def _new_sending(self, stream_id: int) -> SendStream:
+        stream = self._sending[stream_id] = SendStream(self, stream_id)
+        return stream
+
+    def _new_receiving(self, stream_id: int) -> RecvStream:
+        stream = self._receiving[stream_id] = RecvStream(self, stream_id)
+        return stream
+
+    def _forget_receiving(self, stream_id: int) -> None:
+        self._receiving.pop(stream_id, None)
+
+    # -- datagrams -----------------------------------------------------------------------------
+
+    @property
+    def max_datagram_size(self) -> int | None:
+        """The most bytes of one datagram, now; None when the peer takes none."""
+        return self._connection.max_datagram_size()
+
+    def send_datagram(self, data: bytes) -> None:
+        """Queue a datagram at once. In a full send buffer the oldest is dropped and counted.
+
+        Raises:
+            DatagramTooLarge: above `max_datagram_size`. DatagramUnsupported: the peer takes none.
+            SessionError: the session is over.
+        """
+        self._link.endpoint.check_usable()
+        self._raise_if_closed()
+        self._connection.send_datagram(data if type(data) is bytes else bytes(data))
+        self._link.flush_soon()
+
+    def send_datagrams(self, datagrams: Iterable[bytes]) -> None:
+        """Queue several, as `send_datagram` does one; those before a bad one are queued."""
+        self._link.endpoint.check_usable()
+        self._raise_if_closed()
+        try:
+            for data in datagrams:
+                self._connection.send_datagram(data if type(data) is bytes else bytes(data))
+        finally:
+            self._link.flush_soon()
+
+    async def send_datagram_wait(self, data: bytes) -> None:
+        """Queue a datagram, waiting for room in the send buffer in place of dropping."""
+        while not self._connection.datagram_room(len(data)):
+            self._raise_if_closed()
+            await self._datagram_room_waiters.wait()
+        self.send_datagram(data)
+
+    async def read_datagram(self) -> bytes:
+        """The next datagram that arrived. Raises SessionError."""
+        return (await self.read_datagrams(1))[0]
+
+    async def read_datagrams(self, max: int = 4096) -> list[bytes]:
+        """All that wait, at least one and at most `max`. Raises SessionError."""
+        if max < 1:
+            raise ValueError(f"read_datagrams(max={max}): max must be at least 1")
+        self._link.endpoint.check_usable()
+        while True:
+            datagrams = self._connection.read_datagrams(max)
+            if datagrams:
+                return datagrams
+            self._raise_if_closed()
+            await self._datagram_waiters.wait()
+
+    # -- the end -------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """True once the session is over, for whatever reason."""
+        return self._connection.close_reason is not None
+
+    @property
+    def close_reason(self) -> SessionError | None:
+        """Why the session is over; None while it is not."""
+        return self._connection.close_reason
+
+    def close(self, code: int = 0, reason: bytes | str = b"") -> None:
+        """Close at once (RFC 9000 §10.2); data that is not acknowledged yet is lost.
+
+        Args:
+            code: application error code, 0 .. 2^62-1.
+            reason: bytes, or str as UTF-8; the first 900 bytes are sent.
+        """
+        self._link.endpoint.check_usable()
+        check_code(code)
+        raw = reason.encode() if isinstance(reason, str) else bytes(reason)
+        if not self.closed:
+            self._connection.close_session(code, raw)
+            self._link.flush_soon()
+            self._on_closed()
+
+    async def aclose(
+        self, code: int = 0, reason: bytes | str = b"", timeout: float | None = None
+    ) -> None:
+        """Close, after the peer has acknowledged the streams that were finished.
+
+        Waits at most `Config.close_timeout`, or `timeout` seconds where that is less. Unfinished
+        streams are reset with code 1. Bytes given up are counted in `connection.stats()`.
+        """
+        check_code(code)
+        limit = self._config.close_timeout
+        if timeout is not None:
+            limit = min(limit, timeout)
+        try:
+            if not self.closed:
+                await self._finished_acked(limit)
+        finally:
+            if not self.closed:
+                for stream in list(self._sending.values()):
+                    self._bytes_given_up += self._connection.unacknowledged(stream.id)
+                    if stream._open:
+                        stream.reset(1)
+                self._link.endpoint.flush_now(self._link)
+                self.close(code, reason)
+        await self._released()
+
+    async def wait_closed(self) -> None:
+        """Wait until the session is over; `close_reason` then says why."""
+        while not self.closed:
+            await self._closed_waiters.wait()
+        await self._released()
+
+    async def _finished_acked(self, limit: float) -> None:
+        try:
+            async with asyncio.timeout(limit):
+                while not self.closed and any(
+                    stream._finished and not stream._acked and stream._stop_code is None
+                    for stream in self._sending.values()
+                ):
+                    await self._acked_waiters.wait()
+        except TimeoutError:
+            pass
+
+    async def _released(self) -> None:
+        if self._release_task is not None:
+            await asyncio.shield(self._release_task)
+
+    def _raise_if_closed(self) -> None:
+        reason = self._connection.close_reason
+        if reason is not None:
+            raise copy.copy(reason)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            await self.aclose(0)
+        else:
+            self.close(1)
+            await self._released()
+
+    def __repr__(self) -> str:
+        host, port = self.remote_address
+        state = "closed" if self.closed else "open"
+        return f"<RawQuicSession {self._view.side} of {host}:{port}, {state}>"
+
+    # -- events --------------------------------------------------------------------------------
+
+    def _on_events(self, events: list[EventTuple]) -> None:
+        for kind, value in events:
+            if kind is Event.READABLE:
+                receiving = self._receiving.get(value)
+                if receiving is not None:
+                    receiving._wake()
+            elif kind is Event.WRITABLE:
+                sending = self._sending.get(value)
+                if sending is not None:
+                    sending._wake()
+            elif kind is Event.STREAM_OPENED:
+                uni = (value >> 1) & 1
+                self._arrived[uni].append(value)
+                self._accept_waiters[uni].wake()
+            elif kind is Event.SEND_ENDED:
+                sending = self._sending.pop(value, None)
+                if sending is not None:
+                    sending._on_ended()
+                self._acked_waiters.wake()
+            elif kind is Event.STOPPED:
+                sending = self._sending.get(value)
+                if sending is not None:
+                    sending._on_stopped()
+                self._acked_waiters.wake()
+            elif kind is Event.DATAGRAMS:
+                self._datagram_waiters.wake()
+            elif kind is Event.DATAGRAM_ROOM:
+                self._datagram_room_waiters.wake()
+            elif kind is Event.STREAMS_AVAILABLE:
+                self._open_waiters[value].wake()
+            elif kind is Event.PING_ACKED:
+                ping = self._pings.pop(value, None)
+                if ping is not None and not ping.done():
+                    ping.set_result(None)
+            elif kind is Event.CLOSED:
+                self._on_closed()
+
+    def _on_closed(self) -> None:
+        for sending in self._sending.values():
+            sending._wake()
+        for receiving in self._receiving.values():
+            receiving._wake()
+        for waiters in (
+            *self._accept_waiters,
+            *self._open_waiters,
+            self._datagram_waiters,
+            self._datagram_room_waiters,
+            self._acked_waiters,
+            self._closed_waiters,
+        ):
+            waiters.wake()
+        for ping in self._pings.values():
+            if not ping.done():
+                ping.set_result(None)
+        self._pings.clear()
+        if self._release is not None and self._release_task is None:
+            self._release_task = asyncio.ensure_future(self._release())
+
+
+class Connection:
+    """What there is to know and to set about a session's QUIC connection."""
+
+    def __init__(self, session: RawQuicSession) -> None:
+        self._session = session
+        self._connection = session._connection
+        self._link = session._link
+
+    @property
+    def side(self) -> Literal["client", "server"]:
+        return "client" if self._link.is_client else "server"
+
+    @property
+    def id(self) -> str:
+        """The client's first destination connection ID in hex: names the connection in logs."""
+        return self._connection.connection_id().hex()
+
+    @property
+    def backend(self) -> str:
+        """What carries this connection's packets: "compiled" or "python"."""
+        return self._connection.backend
+
+    @property
+    def alpn(self) -> str | None:
+        """The application protocol that was negotiated (RFC 7301)."""
+        return self._connection.alpn()
+
+    @property
+    def server_name(self) -> str | None:
+        """The name that the client asked for; None on the server side."""
+        return self._session._server_name
+
+    @property
+    def peer_certificates(self) -> list[x509.Certificate]:
+        """The peer's certificate and its chain; empty where it showed none."""
+        return self._connection.peer_certificates()
+
+    @property
+    def rtt(self) -> float:
+        """The smoothed round-trip time, seconds (RFC 9002 §5.3)."""
+        return self._connection.statistics().rtt
+
+    def stats(self) -> ConnectionStats:
+        """Counters since the start of the connection."""
+        path = self._connection.statistics()
+        endpoint = self._link.endpoint
+        socket = endpoint.socket_stats()
+        return ConnectionStats(
+            udp_datagrams_received=path.datagrams_received,
+            udp_bytes_received=path.bytes_received,
+            udp_datagrams_sent=path.datagrams_sent,
+            udp_bytes_sent=path.bytes_sent,
+            packets_sent=path.packets_sent,
+            packets_lost=path.packets_lost,
+            packets_acked=path.packets_acked,
+            bytes_in_flight=path.bytes_in_flight,
+            congestion_window=path.congestion_window,
+            congestion_events=path.congestion_events,
+            rtt=path.rtt,
+            rtt_min=path.rtt_min,
+            rtt_variance=path.rtt_variance,
+            mtu=path.mtu,
+            bytes_retransmitted=path.bytes_retransmitted,
+            bytes_given_up=self._session._bytes_given_up,
+            key_updates=path.key_updates,
+            datagrams_dropped_send=path.frames_dropped_send,
+            datagrams_dropped_receive=path.frames_dropped_receive,
+            datagrams_dropped_mtu=path.frames_dropped_mtu,
+            socket_receive_calls=socket["receive_calls"],
+            socket_send_calls=socket["send_calls"],
+            socket_datagrams_received=socket["receive_datagrams"],
+            socket_datagrams_sent=socket["send_datagrams"],
+            socket_receive_buffer=endpoint.receive_buffer,
+            socket_send_buffer=endpoint.send_buffer,
+        )
+
+    async def ping(self) -> float:
+        """Send a PING; the time to its acknowledgement, seconds. Raises SessionError."""
+        session = self._session
+        session._link.endpoint.check_usable()
+        session._raise_if_closed()
+        session._ping_number += 1
+        number = session._ping_number
+        future = session._pings[number] = session._loop.create_future()
+        started = session._loop.time()
+        self._connection.ping(number)
+        self._link.flush_soon()
+        try:
+            await future
+        finally:
+            session._pings.pop(number, None)
+        session._raise_if_closed()
+        return session._loop.time() - started
+
+    def request_key_update(self) -> None:
+        """Change to the next packet protection keys (RFC 9001 §6). Raises SessionError."""
+        self._usable()
+        self._connection.update_keys()
+        self._link.flush_soon()
+
+    def export_keying_material(self, label: bytes, context: bytes, length: int) -> bytes:
+        """Not there yet."""
+        raise NotImplementedError("export_keying_material is not there yet")
+
+    def set_max_concurrent_bidi_streams(self, count: int) -> None:
+        """How many bidirectional streams the peer may have open; what was given stays given."""
+        self._set_max_streams(False, count)
+
+    def set_max_concurrent_uni_streams(self, count: int) -> None:
+        """How many unidirectional streams the peer may have open; what was given stays given."""
+        self._set_max_streams(True, count)
+
+    def set_receive_window(self, size: int) -> None:
+        """Unread bytes that the connection may hold, 1 KiB .. 1 GiB."""
+        self._usable()
+        self._connection.set_receive_window(_window(size))
+        self._link.flush_soon()
+
+    def set_send_window(self, size: int) -> None:
+        """Written and not acknowledged bytes that the connection may hold, 1 KiB .. 1 GiB."""
+        self._usable()
+        self._connection.set_send_window(_window(size))
+        self._link.flush_soon()
+
+    def _set_max_streams(self, unidirectional: bool, count: int) -> None:
+        self._usable()
+        if not isinstance(count, int) or not 0 <= count <= MAX_STREAMS:
+            raise ValueError(f"{count!r} streams: it must be an integer from 0 to 2^60")
+        self._connection.set_max_streams(unidirectional, count)
+        self._link.flush_soon()
+
+    def _usable(self) -> None:
+        self._link.endpoint.check_usable()
+        self._session._raise_if_closed()
+
+
+def _window(size: Any) -> int:
+    if not isinstance(size, int) or not 1024 <= size <= 1 << 30:
+        raise ValueError(f"a window of {size!r} bytes: it must be an integer from 1 KiB to 1 GiB")
+    return size
+
+
+def _is_clean(error: SessionError) -> bool:
+    return isinstance(error, ClosedByPeer | ClosedLocally) and error.code == 0

@@ -1,0 +1,82 @@
+"""What `Connection.stats()` and `Server.stats()` return."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ConnectionStats:
+    """Counters of one connection since its start; times in seconds, sizes in bytes.
+
+    The fields that begin with `socket_` count for the whole UDP socket, which several connections
+    may share.
+
+    Attributes:
+        udp_datagrams_received, udp_bytes_received, udp_datagrams_sent, udp_bytes_sent: UDP payloads
+            of this connection.
+        packets_sent, packets_lost, packets_acked: QUIC packets that count as in flight.
+        bytes_in_flight, congestion_window, congestion_events: RFC 9002 §7.
+        rtt, rtt_min, rtt_variance: RFC 9002 §5.
+        mtu: the largest UDP payload that is sent now.
+        bytes_retransmitted: stream bytes that were sent again, or are about to be.
+        bytes_given_up: written bytes that were not acknowledged when `aclose` stopped waiting.
+        key_updates: asked for by this end.
+        datagrams_dropped_send: the send buffer was full, the oldest went.
+        datagrams_dropped_receive: the receive buffer was full, the oldest went.
+        datagrams_dropped_mtu: the path's MTU went below their size while they waited.
+        socket_receive_calls, socket_send_calls: system calls that carried datagrams.
+        socket_datagrams_received, socket_datagrams_sent: UDP datagrams in them.
+        socket_receive_buffer, socket_send_buffer: what the kernel granted.
+    """
+
+    udp_datagrams_received: int
+    udp_bytes_received: int
+    udp_datagrams_sent: int
+    udp_bytes_sent: int
+    packets_sent: int
+    packets_lost: int
+    packets_acked: int
+    bytes_in_flight: int
+    congestion_window: int
+    congestion_events: int
+    rtt: float
+    rtt_min: float
+    rtt_variance: float
+    mtu: int
+    bytes_retransmitted: int
+    bytes_given_up: int
+    key_updates: int
+    datagrams_dropped_send: int
+    datagrams_dropped_receive: int
+    datagrams_dropped_mtu: int
+    socket_receive_calls: int
+    socket_send_calls: int
+    socket_datagrams_received: int
+    socket_datagrams_sent: int
+    socket_receive_buffer: int
+    socket_send_buffer: int
+
+
+@dataclass(frozen=True)
+class ServerStats:
+    """Counters of one server since its start.
+
+    Attributes:
+        sessions: open now. sessions_total: since the start.
+        refused: clients that got CONNECTION_REFUSED. retried: that got a Retry.
+        dropped: Initial packets dropped above `Config.max_handshakes`.
+        packets_unroutable: datagrams that belong to no connection.
+        resets_sent: stateless resets (RFC 9000 §10.3).
+        receive_buffer, send_buffer: what the kernel granted the socket, bytes.
+        socket: counters of the UDP socket.
+    """
+
+    sessions: int
+    sessions_total: int
+    refused: int
+    retried: int
+    dropped: int
+    packets_unroutable: int
+    resets_sent: int
+    receive_buffer: int
+    send_buffer: int
+    socket: dict[str, int]

@@ -1,0 +1,374 @@
+"""`SendStream` and `RecvStream`: the two halves of QUIC streams (RFC 9000 §2, §3).
+
+They hold no data of their own (but for what a cancelled read gives back) and know no packets: the
+connection's pull interface does the work, the session passes its events on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from .config import MAX_VARINT
+from .errors import StreamFinished, StreamReset, StreamStopped, StreamTooLong
+
+if TYPE_CHECKING:
+    from collections.abc import Buffer  # type: ignore[attr-defined]
+
+    from .session import RawQuicSession
+
+CHUNK = 65536  # bytes
+
+
+def check_code(code: int) -> int:
+    """An application error code (RFC 9000 §20.2), or ValueError."""
+    if not isinstance(code, int) or not 0 <= code <= MAX_VARINT:
+        raise ValueError(f"error code {code!r}: it must be an integer from 0 to 2^62-1")
+    return code
+
+
+class SendStream:
+    """The sending half of a stream; `async with` finishes it, or resets it on an exception."""
+
+    def __init__(self, session: RawQuicSession, stream_id: int) -> None:
+        self._session = session
+        self._connection = session._connection
+        self._link = session._link
+        self._id = stream_id
+        self._priority = 0
+        self._bytes_written = 0
+        self._finished = False
+        self._reset_code: int | None = None
+        self._stop_code = self._connection.stop_code(stream_id)
+        self._acked = False
+        self._waiters: list[asyncio.Future[None]] = []
+
+    @property
+    def id(self) -> int:
+        """The stream ID (RFC 9000 §2.1)."""
+        return self._id
+
+    @property
+    def bytes_written(self) -> int:
+        """How many bytes `write` has taken so far."""
+        return self._bytes_written
+
+    @property
+    def priority(self) -> int:
+        """Streams with a higher number send first; 0 unless set. Any int."""
+        return self._priority
+
+    @priority.setter
+    def priority(self, value: int) -> None:
+        self._priority = int(value)
+        self._connection.set_priority(self._id, self._priority)
+
+    async def write(self, data: Buffer) -> None:
+        """Put all of `data` (bytes-like) into the send buffer, waiting while that is full.
+
+        When cancelled, a prefix may have been taken: `bytes_written` says how much.
+
+        Raises:
+            StreamStopped: the peer reads no more. StreamFinished: after `finish` or `reset`.
+            SessionError: the session is over.
+        """
+        self._link.endpoint.check_usable()
+        # bytes are held by reference; what could still change is copied.
+        chunk = data if type(data) is bytes else bytes(data)
+        offset, size = 0, len(chunk)
+        while True:
+            self._check_open()
+            taken = self._connection.write(self._id, chunk, offset)
+            offset += taken
+            self._bytes_written += taken
+            if taken:
+                self._link.flush_soon()
+            if offset == size:
+                return
+            await self._wait()
+
+    def finish(self) -> None:
+        """No more data: the end goes out behind what was written (FIN). Twice is once.
+
+        Raises:
+            StreamStopped, StreamFinished (after `reset`), SessionError.
+        """
+        self._link.endpoint.check_usable()
+        if self._finished:
+            return
+        self._check_open()
+        self._connection.finish(self._id)
+        self._finished = True
+        self._link.flush_soon()
+
+    async def wait_acked(self) -> None:
+        """Wait until the peer has acknowledged all data and the end.
+
+        Raises:
+            StreamStopped: the peer stopped the stream. StreamFinished: it was reset here.
+            SessionError: the session ended first.
+        """
+        while True:
+            if self._stop_code is not None:
+                raise StreamStopped(self._stop_code)
+            if self._reset_code is not None:
+                raise StreamFinished(f"stream {self._id} was reset with code {self._reset_code}")
+            if self._acked:
+                return
+            self._raise_if_closed()
+            await self._wait()
+
+    def reset(self, code: int = 0) -> None:
+        """Give up sending (RESET_STREAM): what is not delivered yet may never be.
+
+        `code`: 0 .. 2^62-1. Nothing happens when this half has ended already.
+        """
+        self._link.endpoint.check_usable()
+        check_code(code)
+        if self._reset_code is None and not self._acked and self._stop_code is None:
+            self._reset_code = code
+            self._connection.reset(self._id, code)
+            self._link.flush_soon()
+            self._wake()
+
+    async def stopped(self) -> int | None:
+        """Wait for STOP_SENDING: its code; None when this half ended without one.
+
+        Raises SessionError when the session ended first.
+        """
+        while True:
+            if self._stop_code is not None:
+                return self._stop_code
+            if self._acked or self._reset_code is not None:
+                return None
+            self._raise_if_closed()
+            await self._wait()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self.reset(1)
+        elif self._stop_code is None and self._reset_code is None and not self._session.closed:
+            self.finish()
+
+    def __repr__(self) -> str:
+        return f"<SendStream {self._id}: {self._bytes_written} bytes written>"
+
+    @property
+    def _open(self) -> bool:
+        return not (self._finished or self._acked) and self._reset_code is None
+
+    def _check_open(self) -> None:
+        if self._stop_code is not None:
+            raise StreamStopped(self._stop_code)
+        if self._finished:
+            raise StreamFinished(f"stream {self._id} takes no more data: it was finished")
+        if self._reset_code is not None:
+            raise StreamFinished(f"stream {self._id} was reset with code {self._reset_code}")
+        self._raise_if_closed()
+
+    def _raise_if_closed(self) -> None:
+        reason = self._connection.close_reason
+        if reason is not None:
+            raise copy.copy(reason)
+
+    async def _wait(self) -> None:
+        future = self._session._loop.create_future()
+        self._waiters.append(future)
+        await future
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for future in waiters:
+            if not future.done():
+                future.set_result(None)
+
+    def _on_stopped(self) -> None:
+        self._stop_code = self._connection.stop_code(self._id)
+        self._wake()
+
+    def _on_ended(self) -> None:
+        self._acked = self._finished and self._reset_code is None and self._stop_code is None
+        self._wake()
+
+
+class RecvStream:
+    """The receiving half of a stream. One task at a time may read it."""
+
+    def __init__(self, session: RawQuicSession, stream_id: int) -> None:
+        self._session = session
+        self._connection = session._connection
+        self._link = session._link
+        self._id = stream_id
+        self._returned: list[bytes] = []  # what a cancelled longer read had taken already
+        self._reading = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._at_end = False
+        self._error: StreamReset | StreamFinished | None = None
+
+    @property
+    def id(self) -> int:
+        """The stream ID (RFC 9000 §2.1)."""
+        return self._id
+
+    async def read(self, n: int = CHUNK) -> bytes:
+        """1..n bytes as soon as there are any, b"" at the end; n=-1: all, up to the end.
+
+        A cancelled read loses nothing.
+
+        Raises:
+            ValueError: n is 0 (b"" means the end) or less than -1.
+            StreamReset: the peer gave up. StreamFinished: after `stop`.
+            SessionError: the session ended before the end of the stream.
+            RuntimeError: another task is reading.
+        """
+        if n == -1:
+            return await self._read_all(None)
+        if n <= 0:
+            raise ValueError(f"read({n}): n must be at least 1, or -1 for all")
+        self._begin()
+        try:
+            return await self._read_some(n)
+        finally:
+            self._reading = False
+
+    async def readexactly(self, n: int) -> bytes:
+        """Exactly `n` bytes, or asyncio.IncompleteReadError with what there was.
+
+        Other errors as in `read`; what was taken before one can still be read.
+        """
+        if n < 0:
+            raise ValueError(f"readexactly({n}): n must not be negative")
+        self._begin()
+        parts: list[bytes] = []
+        missing = n
+        try:
+            while missing:
+                part = await self._read_some(missing)
+                if not part:
+                    partial = b"".join(parts)
+                    parts.clear()
+                    raise asyncio.IncompleteReadError(partial, n)
+                parts.append(part)
+                missing -= len(part)
+        except BaseException:
+            self._returned = parts + self._returned
+            raise
+        finally:
+            self._reading = False
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def read_to_end(self, limit: int) -> bytes:
+        """All bytes up to the end.
+
+        Raises StreamTooLong, and stops the stream, when there are more than `limit` bytes.
+        Other errors as in `read`.
+        """
+        if limit < 0:
+            raise ValueError(f"read_to_end({limit}): limit must not be negative")
+        return await self._read_all(limit)
+
+    async def readinto(self, buffer: Buffer) -> int:
+        """Copy into a writable bytes-like object; the number of bytes, 0 at the end."""
+        with memoryview(buffer) as view, view.cast("B") as target:
+            if not len(target):
+                raise ValueError("readinto: the buffer is empty, and 0 means the end")
+            data = await self.read(min(len(target), CHUNK))
+            target[: len(data)] = data
+            return len(data)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Chunks as the data comes, until the end."""
+        while data := await self.read():
+            yield data
+
+    def stop(self, code: int = 0) -> None:
+        """Tell the peer that no more is read (STOP_SENDING); what waits is dropped.
+
+        `code`: 0 .. 2^62-1. Nothing happens when this half has ended already.
+        """
+        self._link.endpoint.check_usable()
+        check_code(code)
+        if self._at_end or self._error is not None:
+            return
+        self._end(StreamFinished(f"reading of stream {self._id} was stopped here"))
+        self._connection.stop(self._id, code)
+        self._link.flush_soon()
+        self._wake()
+
+    def __repr__(self) -> str:
+        return f"<RecvStream {self._id}>"
+
+    def _begin(self) -> None:
+        self._link.endpoint.check_usable()
+        if self._reading:
+            raise RuntimeError(f"another task is already reading stream {self._id}")
+        self._reading = True
+
+    async def _read_some(self, n: int) -> bytes:
+        if self._returned:
+            first = self._returned.pop(0)
+            if len(first) > n:
+                self._returned.insert(0, first[n:])
+            return first[:n]
+        while True:
+            if self._error is not None:
+                raise copy.copy(self._error)
+            if self._at_end:
+                return b""
+            try:
+                data = self._connection.read(self._id, n)
+            except StreamReset as error:
+                self._end(error)
+                raise
+            if data is not None:
+                if not data:
+                    self._at_end = True
+                    self._session._forget_receiving(self._id)
+                self._link.flush_if_wanted()
+                return data
+            reason = self._connection.close_reason
+            if reason is not None:
+                raise copy.copy(reason)
+            self._waiter = self._session._loop.create_future()
+            await self._waiter
+
+    async def _read_all(self, limit: int | None) -> bytes:
+        self._begin()
+        parts: list[bytes] = []
+        size = 0
+        try:
+            while part := await self._read_some(CHUNK):
+                parts.append(part)
+                size += len(part)
+                if limit is not None and size > limit:
+                    parts.clear()
+                    self.stop()
+                    raise StreamTooLong(limit)
+        except BaseException:
+            self._returned = parts + self._returned
+            raise
+        finally:
+            self._reading = False
+        return b"".join(parts)
+
+    def _end(self, error: StreamReset | StreamFinished) -> None:
+        self._error = error
+        self._returned.clear()
+        self._session._forget_receiving(self._id)
+        self._link.flush_if_wanted()
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
