@@ -60,14 +60,21 @@ def run(arguments: Sequence[str] | None = None) -> int:
         status = cli.main(arguments, prog_name="rawquic", standalone_mode=False)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "rawquic"
-        return _fail(f"{error.format_message()} (see '{where} --help')", error.exit_code)
+        message = error.format_message().removesuffix(".")
+        return _fail(f"{message} (see '{where} --help')", error.exit_code)
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except (rawquic.RawQuicError, EchoError, OSError) as error:
-        return _fail(str(error) or type(error).__name__, 1)
+        return _fail(_message(error), 1)
     return status if isinstance(status, int) else 0
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:  # without the number of the error
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
 
 
 def _fail(message: str, status: int) -> int:

@@ -36,35 +36,44 @@ PUBLIC = 0o644
 @click.option("--force", is_flag=True, help="Overwrite files that are there.")
 @verbose_option
 def cert(hosts: tuple[str, ...], days: int, out_cert: Path, out_key: Path, force: bool) -> None:
-    """Write a self-signed certificate and its private key.
+    """Write a self-signed certificate.
+
+    The private key goes to a file of its own.
 
     \b
-    rawquic cert
-    rawquic cert --host example.org --host 192.0.2.7 --days 30
-    rawquic cert --out-cert server.pem --out-key server.key --force
+    Examples:
+      rawquic cert
+      rawquic cert --host example.org --host 192.0.2.7 --days 30
+      rawquic cert --out-cert server.pem --out-key server.key --force
     """
     if out_cert.absolute() == out_key.absolute():
         raise click.UsageError("--out-cert and --out-key are the same file")
     existing = [str(path) for path in (out_cert, out_key) if os.path.lexists(path)]
     if existing and not force:
-        raise click.ClickException(f"{' and '.join(existing)} exist already; --force overwrites")
+        raise click.ClickException(f"already there: {', '.join(existing)} (--force overwrites)")
     try:
         certificate, key = self_signed(hosts, days)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    _write(out_key, key, PRIVATE)
-    _write(out_cert, certificate, PUBLIC)
+    _replace({out_key: (key, PRIVATE), out_cert: (certificate, PUBLIC)})
     click.echo(f"{out_cert}: certificate for {', '.join(hosts)}, {days} days")
     click.echo(f"{out_key}: private key")
     click.echo(f"sha256 {certificate_sha256(certificate)}")
 
 
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """Put `content` into a new file, never into what is there: that has its own mode and links."""
+def _replace(files: dict[Path, tuple[bytes, int]]) -> None:
+    """Put a new file, with its own mode, in the place of each path: all of them, or none."""
+    new = {path.with_name(f"{path.name}.{os.getpid()}.new"): path for path in files}
     try:
-        path.unlink(missing_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+        for path in new:
+            content, mode = files[new[path]]
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+                file.write(content)
+        for path in new:
+            path.replace(new[path])
     except OSError as error:
-        raise click.ClickException(f"cannot write {path}: {error.strerror}") from None
+        failed = new[path]
+        raise click.ClickException(f"cannot write {failed}: {error.strerror}") from None
+    finally:
+        for path in new:
+            path.unlink(missing_ok=True)

@@ -30,18 +30,20 @@ def address(where: tuple[Any, ...]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def backend(info: Mapping[str, Any]) -> str:
+def backend(info: Mapping[str, object]) -> str:
     """One line on what runs, from `rawquic.backend_info()`."""
-    aead = ", ".join(info["aead"]) or "none"
-    line = (
-        f"backend {info['backend']}: rawquic {info['version']}, aioquic {info['aioquic']}, "
-        f"{info['openssl']}, AEAD {aead}, GSO {_yes(info['gso'])}, GRO {_yes(info['gro'])}"
-    )
-    return f"{line} ({info['reason']})" if info.get("reason") else line
+    others = {k: v for k, v in info.items() if k not in ("backend", "reason")}
+    line = f"backend {info['backend']}: " + ", ".join(f"{k} {value(v)}" for k, v in others.items())
+    return f"{line} ({info['reason']})" if "reason" in info else line
 
 
-def _yes(value: object) -> str:
-    return "yes" if value else "no"
+def value(of: object) -> str:
+    """A value of `rawquic.backend_info()`."""
+    if isinstance(of, bool):
+        return "yes" if of else "no"
+    if isinstance(of, list):
+        return ", ".join(map(str, of)) or "none"
+    return "none" if of is None else str(of)
 
 
 def print_json(value: object) -> None:

@@ -64,12 +64,13 @@ def echo(
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Send to the echo server at HOST PORT and verify the answer.
+    """Send to an echo server and verify.
 
     \b
-    rawquic echo 127.0.0.1 4433 --pin SHA256 --message hello
-    rawquic echo localhost --cafile cert.pem --size 16MB
-    rawquic echo example.org 4433 --insecure --size 1kB --count 1000 --json
+    Examples:
+      rawquic echo 127.0.0.1 4433 --pin SHA256 --message hello
+      rawquic echo localhost --cafile cert.pem --size 16MB
+      rawquic echo example.org 4433 --insecure --size 1kB --count 1000 --json
     """
     if message is not None and size is not None:
         raise click.UsageError("--message and --size exclude each other")

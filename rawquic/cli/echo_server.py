@@ -34,35 +34,35 @@ PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 def echo_server(
     host: str, port: int, certfile: Path | None, keyfile: Path | None, drain: float
 ) -> None:
-    """Echo every bidirectional stream and every datagram until Ctrl-C.
+    """Send everything back until Ctrl-C.
+
+    That is: every bidirectional stream, and every datagram.
 
     Without --cert it makes a certificate in memory and prints its SHA-256, to be given to the
     client.
 
     \b
-    rawquic echo-server
-    rawquic echo-server --host :: --port 4433 --cert cert.pem --key key.pem
-    rawquic echo 127.0.0.1 4433 --pin SHA256
+    Examples:
+      rawquic echo-server
+      rawquic echo-server --host :: --port 4433 --cert cert.pem --key key.pem
+      rawquic echo 127.0.0.1 4433 --pin SHA256
     """
     if keyfile is not None and certfile is None:
         raise click.UsageError("--key needs --cert")
-    if certfile is None:
-        certificate, key = self_signed(LOOPBACK if host in ANY_ADDRESS else (*LOOPBACK, host))
-    else:
-        certificate = certfile.read_bytes()
-        key = keyfile.read_bytes() if keyfile is not None else certificate
-    asyncio.run(_serve(host, port, certificate, key, drain))
-
-
-async def _serve(host: str, port: int, certificate: bytes, key: bytes, drain: float) -> None:
-    serving = rawquic.serve(serve_echo, host, port, certfile=certificate, keyfile=key)
+    if certfile is not None:
+        asyncio.run(_serve(host, port, certfile, keyfile, drain))
+        return
     try:
-        server = await serving
-    except rawquic.RawQuicError:
-        raise
-    except OSError as error:
-        where = display.address((host, port))
-        raise click.ClickException(f"cannot listen on {where}: {error.strerror or error}") from None
+        pair = self_signed(LOOPBACK if host in ANY_ADDRESS else (*LOOPBACK, host))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="'--host'") from None
+    asyncio.run(_serve(host, port, *pair, drain))
+
+
+async def _serve(
+    host: str, port: int, certfile: Path | bytes, keyfile: Path | bytes | None, drain: float
+) -> None:
+    server = await rawquic.serve(serve_echo, host, port, certfile=certfile, keyfile=keyfile)
     stop = asyncio.Event()
 
     def interrupt() -> None:
@@ -76,7 +76,8 @@ async def _serve(host: str, port: int, certificate: bytes, key: bytes, drain: fl
             asyncio.get_running_loop().add_signal_handler(number, interrupt)
     async with server:
         click.echo(f"listening on {display.address(server.local_address)}")
-        click.echo(f"certificate sha256 {certificate_sha256(certificate)}")
+        if isinstance(certfile, bytes):
+            click.echo(f"certificate sha256 {certificate_sha256(certfile)}")
         await stop.wait()
         click.echo(f"stopping: {len(server.sessions)} sessions have {drain:g} s to end")
         cut_off = await server.shutdown(drain)

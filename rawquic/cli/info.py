@@ -13,12 +13,13 @@ from rawquic.cli.options import json_option, verbose_option
 @json_option
 @verbose_option
 def info(as_json: bool) -> None:
-    """Show which backend runs, with which versions and system features.
+    """Show which backend runs, and why.
 
     \b
-    rawquic info
-    rawquic info --json
-    RAWQUIC_BACKEND=python rawquic info
+    Examples:
+      rawquic info
+      rawquic info --json
+      RAWQUIC_BACKEND=python rawquic info
     """
     found = rawquic.backend_info()
     if as_json:
@@ -26,5 +27,5 @@ def info(as_json: bool) -> None:
         return
     table = Table(show_header=False, box=None)
     for key, value in found.items():
-        table.add_row(key, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+        table.add_row(key, display.value(value))
     Console(highlight=False).print(table)

@@ -20,6 +20,7 @@ UNITS = {
     "GIB": 2**30,
 }
 
+AIOQUIC = "quic"
 
 # Both the data and its echo are held in memory.
 LARGEST = 2**30
@@ -52,12 +53,14 @@ def _set_up_logging(context: click.Context, _: click.Parameter, count: int) -> N
     shared = context.ensure_object(dict)
     shared["verbose"] = shared.get("verbose", 0) + count
     level = {0: logging.WARNING, 1: logging.INFO}.get(shared["verbose"], logging.DEBUG)
-    logger = logging.getLogger("rawquic")
-    logger.setLevel(level)
-    if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
+    if "handler" not in shared:
+        shared["handler"] = handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        logger.addHandler(handler)
+        for name in ("rawquic", AIOQUIC):
+            logging.getLogger(name).addHandler(handler)
+    logging.getLogger("rawquic").setLevel(level)
+    # aioquic logs as a warning what reaches the user as an error.
+    logging.getLogger(AIOQUIC).setLevel(level if level < logging.WARNING else logging.CRITICAL)
 
 
 verbose_option = click.option(
