@@ -100,10 +100,10 @@ async def _run(size: int, advance: Advance) -> list[Row]:
 
 async def _steps(session: rawquic.RawQuicSession, size: int, advance: Advance) -> list[Row]:
     streams = (
-        ("small streams", SMALL, 1),
+        ("small ones", SMALL, 1),
         ("many sizes", MANY_SIZES, 1),
         ("many at once", AT_ONCE, len(AT_ONCE)),
-        ("one large stream", [size], 1),
+        ("one large", [size], 1),
     )
     rows: list[Row] = []
     for what, sizes, at_once in streams:
@@ -159,10 +159,12 @@ async def _echo_datagrams(session: rawquic.RawQuicSession, advance: Advance) -> 
 
 def _print_table(rows: Sequence[Row], backend: Mapping[str, object]) -> None:
     table = Table(
-        title="echoed over loopback, client and server in one process", box=box.SIMPLE_HEAD
+        title="echoed over loopback, client and server in one process",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
-    for column in ("", "count", "bytes", "time", "rate", "per s", "checked"):
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for column in ("streams", "count", "bytes", "time", "rate", "per s", "checked"):
+        table.add_column(column, justify="left" if column == "streams" else "right", no_wrap=True)
     for row in rows:
         verdict = "wrong" if row.error else f"{row.lost} lost" if row.lost else "verified"
         table.add_row(

@@ -33,7 +33,7 @@ def address(where: tuple[Any, ...]) -> str:
 def backend(info: Mapping[str, object]) -> str:
     """One line on what runs, from `rawquic.backend_info()`."""
     others = {k: v for k, v in info.items() if k not in ("backend", "reason")}
-    line = f"backend {info['backend']}: " + ", ".join(f"{k} {value(v)}" for k, v in others.items())
+    line = f"backend {info['backend']}: " + "; ".join(f"{k} {value(v)}" for k, v in others.items())
     return f"{line} ({info['reason']})" if "reason" in info else line
 
 
