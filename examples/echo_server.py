@@ -33,7 +33,7 @@ async def handle(session: rawquic.RawQuicSession) -> None:
 
 
 async def main() -> None:
-    async with rawquic.serve(handle, certfile="cert.pem", keyfile="key.pem") as server:
+    async with rawquic.serve(handle, "::", 4433, certfile="cert.pem", keyfile="key.pem") as server:
         print("listening on", server.local_address)
         await server.serve_forever()
 
