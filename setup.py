@@ -123,8 +123,9 @@ def to_c(ext: Extension) -> None:
     except ImportError:
         raise CannotBuild("Cython is missing (pip install 'Cython>=3.1')") from None
     Options.warning_errors = WERROR
+    # A front end may build without this folder in sys.path, where Cython looks for .pxd files too.
     # A file that is not translated again gives no warnings.
-    [translated] = cythonize(ext, include_path=["rawquic"], language_level="3", force=WERROR)
+    [translated] = cythonize(ext, include_path=[".", "rawquic"], language_level="3", force=WERROR)
     ext.sources = translated.sources
 
 
@@ -150,7 +151,8 @@ class BuildExt(build_ext):
         except CannotBuild as reason:
             self.fall_back(ext, str(reason))
         except Exception as error:
-            self.fall_back(ext, f"compiling it failed: {error}")
+            what = f"{type(error).__name__}: {error}"
+            self.fall_back(ext, f"compiling it failed, as is said above ({what})")
 
     def fall_back(self, ext: Extension, reason: str) -> None:
         """Stop the installation (RAWQUIC_BUILD=yes), or say that the fallback will run."""

@@ -102,7 +102,10 @@ def test_demo_prints_what_ran_and_no_progress_in_a_pipe():
 
 def test_demo_shows_a_bar_on_a_terminal():
     pty = pytest.importorskip("pty")
-    ours, theirs = pty.openpty()
+    try:
+        ours, theirs = pty.openpty()
+    except OSError as reason:
+        pytest.skip(f"no pseudo-terminal here: {reason}")
     with subprocess.Popen(
         [*PROGRAM, "demo", "--size", "2MB"],
         stdout=theirs,
