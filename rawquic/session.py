@@ -6,6 +6,7 @@ sockets: those are below `Link`.
 
 import asyncio
 import copy
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from types import TracebackType
@@ -450,7 +451,7 @@ class Connection:
         session._ping_number += 1
         number = session._ping_number
         future = session._pings[number] = session._loop.create_future()
-        started = session._loop.time()
+        started = time.monotonic()  # a loop's own clock may tick in milliseconds only (uvloop)
         self._connection.ping(number)
         self._link.flush_soon()
         try:
@@ -458,7 +459,7 @@ class Connection:
         finally:
             session._pings.pop(number, None)
         session._raise_if_closed()
-        return session._loop.time() - started
+        return time.monotonic() - started
 
     def request_key_update(self) -> None:
         """Change to the next packet protection keys (RFC 9001 §6). Raises SessionError."""
