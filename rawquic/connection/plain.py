@@ -9,6 +9,7 @@ connections reach the streams. It has no path MTU discovery and no ECN.
 import logging
 import math
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 from aioquic.buffer import Buffer
@@ -64,6 +65,19 @@ class DatagramQueue(deque[bytes]):
         data = super().popleft()
         self.size -= len(data)
         return data
+
+
+class PriorityOrder(list[Any]):
+    """Streams in the order of sending: a higher priority first, else aioquic's turns."""
+
+    def __init__(self, streams: Iterable[Any]) -> None:
+        super().__init__()
+        self.extend(streams)
+
+    def extend(self, streams: Iterable[Any], /) -> None:
+        # After each packet aioquic puts at the end those that it served.
+        super().extend(streams)
+        self.sort(key=lambda stream: -stream.priority)
 
 
 class StreamCount:
@@ -395,10 +409,7 @@ class PlainConnection(ControlPlane):
 
     @_streams_queue.setter
     def _streams_queue(self, queue: list[Any]) -> None:
-        # aioquic assigns a new order after each packet; priorities come first, then its order.
-        if getattr(self, "_prioritized", False):
-            queue.sort(key=lambda stream: -stream.priority)
-        self.__queue = queue
+        self.__queue = PriorityOrder(queue) if getattr(self, "_prioritized", False) else queue
 
     def _stop_received(self, stream_id: int, code: int) -> None:
         stream = self._find(stream_id)
