@@ -19,7 +19,7 @@ from .connection.interface import Address, Event, EventTuple
 from .endpoint.link import Link
 from .errors import ClosedByPeer, ClosedLocally, SessionError
 from .stats import ConnectionStats
-from .streams import RecvStream, SendStream, check_code
+from .streams import RecvStream, SendStream, as_bytes, check_code
 from .waiters import Waiters
 
 BIDI, UNI = 0, 1
@@ -172,7 +172,7 @@ class RawQuicSession:
         """
         self._link.endpoint.check_usable()
         self._raise_if_closed()
-        self._connection.send_datagram(data if type(data) is bytes else bytes(data))
+        self._connection.send_datagram(as_bytes(data))
         self._link.flush_soon()
 
     def send_datagrams(self, datagrams: Iterable[bytes]) -> None:
@@ -181,7 +181,7 @@ class RawQuicSession:
         self._raise_if_closed()
         try:
             for data in datagrams:
-                self._connection.send_datagram(data if type(data) is bytes else bytes(data))
+                self._connection.send_datagram(as_bytes(data))
         finally:
             self._link.flush_soon()
 
@@ -229,7 +229,7 @@ class RawQuicSession:
         """
         self._link.endpoint.check_usable()
         check_code(code)
-        raw = reason.encode() if isinstance(reason, str) else bytes(reason)
+        raw = reason.encode() if isinstance(reason, str) else as_bytes(reason)
         if not self.closed:
             self._connection.close_session(code, raw)
             self._link.flush_soon()

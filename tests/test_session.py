@@ -227,6 +227,14 @@ async def test_a_close_code_out_of_range_is_a_value_error(
     assert not client.closed
 
 
+async def test_a_reason_that_is_not_bytes_is_a_type_error(pair_of_sessions: Pair) -> None:
+    client = pair_of_sessions.client
+    for reason in (5, None, [1]):
+        with pytest.raises(TypeError):
+            client.close(0, reason)  # type: ignore[arg-type]
+    assert not client.closed
+
+
 async def every_wait(session: rawquic.RawQuicSession) -> dict[str, "asyncio.Future[Any]"]:
     """Every call that can wait, waiting. The peer gives one stream of each kind more than one."""
     full = await session.open_uni()
