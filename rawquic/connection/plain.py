@@ -110,6 +110,7 @@ class PlainConnection(ControlPlane):
         self._written = 0  # bytes taken from the application that use up MAX_DATA
         self._buffered = 0  # written and not acknowledged
         self._write_blocked: dict[int, None] = {}
+        self._peer_blocked = [False, False]  # it wants to open a stream: bidirectional, the other
         self._dirty = False
         self._keys = KeyUpdates()
         self._dropped_packets = 0
@@ -456,19 +457,32 @@ class PlainConnection(ControlPlane):
         super()._unblock_streams(is_unidirectional)
         self._session_events[(Event.STREAMS_AVAILABLE, int(is_unidirectional))] = None
 
+    def _handle_streams_blocked_frame(
+        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
+    ) -> None:
+        start = buf.tell()
+        count = buf.pull_uint_var()
+        buf.seek(start)
+        super()._handle_streams_blocked_frame(context, frame_type, buf)
+        unidirectional = frame_type == QuicFrameType.STREAMS_BLOCKED_UNI
+        limit = self._local_max_streams_uni if unidirectional else self._local_max_streams_bidi
+        self._peer_blocked[unidirectional] = count >= limit.sent
+
     def _write_connection_limits(self, builder: Any, space: Any) -> None:
         max_data = self._local_max_data
         if self._credit_due(self._consumed, self._receive_window, max_data.value):
             max_data.value = self._consumed + self._receive_window
-        for limit, withheld in (
-            (max_data, 0),
-            (self._local_max_streams_bidi, self._max_streams[0].withheld),
-            (self._local_max_streams_uni, self._max_streams[1].withheld),
+        blocked = self._peer_blocked
+        for limit, withheld, due in (
+            (max_data, 0, True),
+            (self._local_max_streams_bidi, self._max_streams[0].withheld, blocked[0]),
+            (self._local_max_streams_uni, self._max_streams[1].withheld, blocked[1]),
         ):
             value = limit.value - withheld
-            # MAX_STREAMS in batches: when the peer has less left than the frame would grant.
+            # MAX_STREAMS in batches: when the peer has less left than the frame would grant. That
+            # does not count the streams that it opened and sent nothing on: it says when it waits.
             few = limit.sent - limit.used < value - limit.sent
-            if value > limit.sent and (limit is max_data or few):
+            if value > limit.sent and (due or few):
                 buffer = builder.start_frame(
                     limit.frame_type,
                     capacity=9,
@@ -477,6 +491,8 @@ class PlainConnection(ControlPlane):
                 )
                 buffer.push_uint_var(value)
                 limit.sent = value
+                if limit is not max_data:
+                    blocked[limit is self._local_max_streams_uni] = False
 
     def _write_stream_limits(self, builder: Any, space: Any, stream: QuicStream) -> None:
         assert isinstance(stream, Stream)
