@@ -47,6 +47,7 @@ cdef struct StreamCounts:
     uint64_t own_opened       # by us
     uint64_t own_limit        # the peer's MAX_STREAMS
     bint limit_due            # MAX_STREAMS is to be sent
+    bint peer_blocked         # STREAMS_BLOCKED came: give the next one at once
     bint blocked              # open_stream found no credit: tell when there is
     bint blocked_due          # STREAMS_BLOCKED is to be sent
 
@@ -91,6 +92,7 @@ cdef class DataPlane:
     cdef uint64_t seal_first       # the first number sent in the phase of seal_key
     cdef bint phase_acked          # the peer acknowledged a packet of seal_key's phase
     cdef bint phase_answered       # we acknowledged a packet of open_key's phase
+    cdef bint phase_changed        # at least once
     cdef bint update_wanted
     cdef double previous_until     # open_previous is dropped then
     # Connection IDs.
@@ -468,7 +470,8 @@ cdef extern from "<sys/random.h>" nogil:
 cdef uint64_t random_below(uint64_t bound) noexcept nogil:
     """A number from 0 to bound - 1 that a peer cannot guess."""
     cdef uint64_t value = 0
-    getrandom(&value, sizeof(value), 0)
+    if getrandom(&value, sizeof(value), 0) < 0:
+        return 0  # before the system has entropy; a guess then gains nothing worth having
     return value % bound
 
 

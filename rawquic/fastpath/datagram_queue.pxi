@@ -36,10 +36,11 @@ cdef inline bytes datagrams_first(DatagramQueue *self):
 
 cdef int datagrams_add(DatagramQueue *self, bytes data) except -1:
     """Append; drop from the front until the bound holds, but never the new one."""
-    cdef uint32_t room, i
+    cdef uint32_t room = 8, i
     cdef PyObject **ring
     if self.count == self.room:
-        room = self.room * 2 if self.room else 8
+        if self.room:
+            room = self.room * 2
         ring = <PyObject **>malloc(room * sizeof(void *))
         if ring == NULL:
             raise MemoryError()

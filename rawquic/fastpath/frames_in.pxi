@@ -350,7 +350,7 @@ cdef FrameResult on_max_streams(DataPlane self, uint64_t frame_type, Cursor *cur
         self.counts[uni].own_limit = limit
         if self.counts[uni].blocked:
             self.counts[uni].blocked = False
-            plane_event(self, EVENT_STREAMS_AVAILABLE, uni)
+            plane_event(self, EVENT_STREAMS_AVAILABLE, <unsigned int>uni)
     return FRAME_OK
 
 
@@ -377,10 +377,10 @@ cdef FrameResult on_blocked(DataPlane self, uint64_t frame_type, Cursor *cursor)
 
 
 cdef void plane_unblock_peer(DataPlane self, bint uni) noexcept:
-    """The peer says it is out of streams: give what there is, without waiting for a batch."""
+    """The peer says it is out of streams: give the next ones without waiting for a batch."""
     cdef StreamCounts *counts = &self.counts[uni]
-    if counts.peer_ended + counts.peer_allowed > counts.peer_limit:
-        counts.limit_due = self.dirty = True
+    counts.peer_blocked = True
+    plane_stream_credit(self, uni)
 
 
 cdef FrameResult on_datagram(DataPlane self, uint64_t frame_type, Cursor *cursor) except *:

@@ -133,11 +133,12 @@ cdef int take_opened(
     double now,
 ) except -1:
     cdef unsigned int i
-    cdef uint64_t bits
+    cdef unsigned int bits = FAILED_MOST_BITS
     for i in range(count):
         if not jobs[i].opened:
             self.counters.failed_opens += 1
-            bits = FAILED_MOST_BITS_CHACHA if key._cipher == CHACHA20_POLY1305 else FAILED_MOST_BITS
+            if key._cipher == CHACHA20_POLY1305:
+                bits = FAILED_MOST_BITS_CHACHA
             if self.counters.failed_opens >> bits:
                 plane_fail(self, AEAD_LIMIT_REACHED, 0, b"too many packets that do not open")
             continue
@@ -153,7 +154,7 @@ cdef int take_opened(
 
 cdef bint next_phase(DataPlane self, uint64_t number, double now) except *:
     """The first packet under the next keys opened: they are the current ones now (§6.2)."""
-    if not self.phase_answered and self.counters.key_updates:
+    if not self.phase_answered and self.phase_changed:
         plane_fail(self, KEY_UPDATE_ERROR, 0, b"a key update before the last one was confirmed")
         return False
     if self.open_previous is not None:
@@ -165,7 +166,7 @@ cdef bint next_phase(DataPlane self, uint64_t number, double now) except *:
     self.phase_answered = False
     if self.seal_phase != self.open_phase:
         advance_seal(self)
-    self.counters.key_updates += 1
+    self.phase_changed = True
     self.control.next_keys()
     return True
 

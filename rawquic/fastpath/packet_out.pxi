@@ -162,7 +162,8 @@ cdef void skip_number(DataPlane self, double now) noexcept:
     packet.state = NEVER_SENT
     memmove(self.skipped + 1, self.skipped, (SKIPPED_KEPT - 1) * sizeof(uint64_t))
     self.skipped[0] = self.sent.next - 1
-    self.skipped_count = min(self.skipped_count + 1, <unsigned int>SKIPPED_KEPT)
+    if self.skipped_count < SKIPPED_KEPT:
+        self.skipped_count += 1
     self.skip_distance = min(self.skip_distance * 2, <uint64_t>SKIP_DISTANCE_MOST)
     self.skip_at = self.sent.next + self.skip_distance // 2 + random_below(self.skip_distance)
 
@@ -248,7 +249,7 @@ cdef void put_due(DataPlane self, Draft *draft) noexcept:
             limit = max(counts.peer_limit, counts.peer_ended + counts.peer_allowed)
             if not put_frame(self, draft, MAX_STREAMS_RECORD, uni, 0x12 + uni, limit, 0, 0, 1):
                 return
-            counts.peer_limit, counts.limit_due = limit, False
+            counts.peer_limit, counts.limit_due, counts.peer_blocked = limit, False, False
         if counts.blocked_due:
             if not put_frame(self, draft, NO_RECORD, 0, 0x16 + uni, counts.own_limit, 0, 0, 1):
                 return
@@ -487,6 +488,7 @@ cdef void consider_key_update(DataPlane self) noexcept:
         return
     self.update_wanted = False
     advance_seal(self)
+    self.counters.key_updates += 1
     self.phase_answered = True  # the peer's answer is no update of its own
     self.ping_due = True        # which is to come soon: the next update waits for it
 

@@ -39,7 +39,7 @@ cdef inline uint32_t ranges_find(const Ranges *self, uint64_t start) noexcept no
 cdef int ranges_add(Ranges *self, uint64_t start, uint64_t stop) noexcept nogil:
     """Add [start, stop), merging; -1 where there is no memory, and nothing changed."""
     cdef uint32_t i = ranges_find(self, start), j
-    cdef uint32_t room
+    cdef uint32_t room = 4
     cdef Range *grown
     if i < self.count and self.items[i].start <= stop:
         # It touches range i, and perhaps some behind it.
@@ -57,7 +57,8 @@ cdef int ranges_add(Ranges *self, uint64_t start, uint64_t stop) noexcept nogil:
                 self.count -= j - i - 1
         return 0
     if self.count == self.room:
-        room = self.room * 2 if self.room else 4
+        if self.room:
+            room = self.room * 2
         grown = <Range *>realloc(self.items, room * sizeof(Range))
         if grown == NULL:
             return -1

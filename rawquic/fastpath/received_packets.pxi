@@ -73,7 +73,7 @@ cdef uint8_t *received_put_ack(
     cdef size_t tail = 3 * VARINT_MAX_SIZE if with_ecn else 0
     if i == 0 or room < ACK_HEAD_SIZE + tail:
         return at
-    most = <uint32_t>((room - ACK_HEAD_SIZE - tail) // (2 * VARINT_MAX_SIZE)) + 1
+    most = 1 + <uint32_t>((room - ACK_HEAD_SIZE - tail) / <size_t>(2 * VARINT_MAX_SIZE))
     sent = i if i < most else most
     delay = <uint64_t>((now - self.largest_at) * 1e6) >> delay_exponent if now > self.largest_at else 0
     if delay > 0x3FFFFFFF:

@@ -74,7 +74,7 @@ cdef bint ack_range(DataPlane self, uint64_t low, uint64_t high, AckFacts *facts
             facts.bytes += packet.size
             facts.packets += 1
             facts.window_used |= packet.window_used
-            facts.marked += packet.marked
+            facts.marked += <unsigned int>packet.marked
             if packet.size >= self.mtu.current and not packet.is_probe:
                 facts.full = True
                 facts.largest_full = max(facts.largest_full, number)

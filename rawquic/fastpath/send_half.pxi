@@ -36,11 +36,12 @@ cdef struct SendHalf:
 
 cdef int pieces_add(SendHalf *self, object data, const uint8_t *start, uint64_t size) except -1:
     """Hold `size` bytes from `start`, inside the bytes object `data`."""
-    cdef uint32_t room, i
+    cdef uint32_t room = 4, i
     cdef Piece *ring
     cdef Piece *piece
     if self.tail - self.head == self.room:
-        room = self.room * 2 if self.room else 4
+        if self.room:
+            room = self.room * 2
         ring = <Piece *>malloc(room * sizeof(Piece))
         if ring == NULL:
             raise MemoryError()

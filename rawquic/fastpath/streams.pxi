@@ -216,11 +216,11 @@ cdef void plane_settle_stream(DataPlane self, Stream *stream) noexcept:
 
 
 cdef void plane_stream_credit(DataPlane self, bint uni) noexcept:
-    """RFC 9000 §4.6: MAX_STREAMS in batches: when it grants more than the peer has left."""
+    """MAX_STREAMS in batches: when it grants more than the peer has left, or says it lacks (§4.6)."""
     cdef StreamCounts *counts = &self.counts[uni]
     cdef uint64_t limit = counts.peer_ended + counts.peer_allowed
     if limit > counts.peer_limit and (
-        limit - counts.peer_limit > counts.peer_limit - counts.peer_opened
+        counts.peer_blocked or limit - counts.peer_limit > counts.peer_limit - counts.peer_opened
     ):
         counts.limit_due = self.dirty = True
 
