@@ -17,7 +17,7 @@ from aioquic.quic.connection import (
     QuicReceiveContext,
 )
 from aioquic.quic.crypto import derive_key_iv_hp
-from aioquic.quic.packet import QuicErrorCode, QuicProtocolVersion, pull_quic_header, QuicPacketType
+from aioquic.quic.packet import QuicPacketType, QuicProtocolVersion, pull_quic_header
 from aioquic.quic.packet_builder import QuicDeliveryState
 from aioquic.tls import CipherSuite, Epoch, cipher_suite_hash, hkdf_expand_label
 
@@ -246,7 +246,7 @@ class FastConnection(ControlPlane):
     # -- after anything ------------------------------------------------------------------------
 
     def attach(self, reactor: Any, link: Any) -> None:
-        """The compiled loop `reactor` reads and sends for this connection, which is `link` there."""
+        """The compiled loop reads and sends for this connection; the endpoint calls it `link`."""
         self._reactor = reactor
         self.plane.owner = link
 
@@ -345,7 +345,7 @@ class FastConnection(ControlPlane):
     # -- packets out ---------------------------------------------------------------------------
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
-        """Handshake packets, closes and path probes; and the data plane's where it has no reactor."""
+        """Handshake packets, closes, path probes; without a reactor all 1-RTT packets too."""
         self._now = now
         if self.is_ending() or not self._network_paths:
             return []
@@ -461,9 +461,9 @@ class FastConnection(ControlPlane):
         super().handle_timer(now)
         self.plane.on_timer(now)
         interval = self.config.keep_alive_interval
-        if interval is not None and self.handshake_done:
-            if now >= self.plane.last_sent_at + interval:
-                self.plane.ping(PROBE_PING)
+        kept = interval is not None and self.handshake_done
+        if kept and now >= self.plane.last_sent_at + (interval or 0.0):
+            self.plane.ping(PROBE_PING)
         self._control_dirty = True
         self._after_call()
 

@@ -66,6 +66,7 @@ class Connection(Protocol):
     close_reason: SessionError | None
     handshake_done: bool
     backend: str
+    plane: Any  # the compiled data plane; None where there is none
 
     # -- packets and time: the endpoint ------------------------------------------------------
     def receive(self, data: bytes, address: Address, now: float) -> None: ...

@@ -93,6 +93,7 @@ class PlainConnection(ControlPlane):
     """One connection on aioquic alone; see `interface.Connection` for what it offers."""
 
     backend = "python"
+    plane = None
     _prioritized = False  # True once a stream had a priority set
 
     def __init__(self, **arguments: Any) -> None:

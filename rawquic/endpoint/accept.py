@@ -29,8 +29,8 @@ from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.retry import QuicRetryTokenHandler
 
 from ..config import Config
-from ..connection.interface import Address, Connection, Event, EventTuple
 from ..connection.chosen import make_connection
+from ..connection.interface import Address, Connection, Event, EventTuple
 from ..errors import HandshakeTimeout
 from .link import Link
 from .routing import LongHeader

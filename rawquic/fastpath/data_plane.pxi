@@ -82,9 +82,7 @@ cdef class DataPlane:
     cdef readonly bint is_client
     cdef bint confirmed            # the handshake is: PTO may be armed (RFC 9002 §6.2.1)
     cdef public bint closing       # nothing is processed, nothing but the close is sent
-    cdef readonly uint64_t error_code
-    cdef uint64_t error_frame
-    cdef const char *error_reason  # a literal; NULL: no error
+    cdef bint failed               # the peer broke the protocol, and the control plane knows
     # Keys (RFC 9001 §6). A phase is 0 or 1.
     cdef PacketKey seal_key, open_key, seal_next, open_next, open_previous
     cdef unsigned int seal_phase, open_phase
@@ -337,12 +335,6 @@ cdef class DataPlane:
     def wants_flush(self):
         return self.dirty
 
-    def take_error(self):
-        """(code, frame type, reason) when the peer broke the protocol, else None."""
-        if self.error_reason == NULL:
-            return None
-        return self.error_code, self.error_frame, (<bytes>self.error_reason).decode()
-
     @property
     def largest_received(self):
         """The largest packet number that came; -1 before the first."""
@@ -478,10 +470,9 @@ cdef uint64_t random_below(uint64_t bound) noexcept nogil:
 cdef int plane_fail(
     DataPlane self, uint64_t code, uint64_t frame_type, const char *reason
 ) except? -1:
-    """The peer broke the protocol: note the first reason, stop, tell the control plane. -1."""
-    if self.error_reason == NULL:
-        self.error_code, self.error_frame, self.error_reason = code, frame_type, reason
-        self.closing = True
+    """The peer broke the protocol: stop, and tell the control plane, once. Always -1."""
+    if not self.failed:
+        self.failed = self.closing = True
         if self.control is not None:
             self.control.data_plane_failed(code, frame_type, (<bytes>reason).decode())
     return -1
