@@ -645,6 +645,58 @@ def test_a_stream_that_was_finished_or_reset_takes_no_more() -> None:
 # -- priorities ------------------------------------------------------------------------------------
 
 
+def test_streams_of_higher_priority_are_sent_first() -> None:
+    pair = make().handshake()
+    low, high = opened(pair.client), opened(pair.client)
+    for stream_id in (low, high):
+        assert pair.client.write(stream_id, bytes(200 * KIB), 0) == 200 * KIB
+    pair.client.set_priority(high, 5)
+    seen = 0
+
+    def look() -> None:
+        nonlocal seen
+        streams = pair.client._streams
+        if high in streams and streams[high].sender.highest_offset < 200 * KIB:
+            seen = max(seen, streams[low].sender.highest_offset)
+
+    pair.checks.append(look)
+    pair.flush()
+    pair.run_until(lambda: pair.client.unacknowledged(high) == 0)
+    assert seen == 0  # not one byte of the other before the last of this
+    pair.run_until(lambda: pair.client.unacknowledged(low) == 0)
+
+    # Stock: every stream in turn.
+    pair = make("stock", "plain").handshake()
+    pair.client.send_stream_data(2, bytes(200 * KIB))
+    pair.client.send_stream_data(6, bytes(200 * KIB))
+    pair.flush()
+    pair.run(0.1)
+    offsets = [pair.client._streams[i].sender.highest_offset for i in (2, 6)]
+    assert abs(offsets[0] - offsets[1]) < 3000 < offsets[0]
+
+
+def test_priority_changes_while_streams_wait() -> None:
+    pair = make().handshake()
+    ids = [opened(pair.client) for _ in range(3)]
+    for stream_id in ids:
+        pair.client.write(stream_id, bytes(100 * KIB), 0)
+    pair.client.set_priority(ids[0], -1)
+    pair.client.set_priority(ids[2], 1)
+    pair.flush()
+    pair.client.set_priority(ids[1], 2)
+    pair.client.set_priority(99_999, 2)  # a stream that is gone: nothing happens
+    finished: list[int] = []
+
+    def look() -> None:
+        for stream_id in ids:
+            if pair.client.unacknowledged(stream_id) == 0 and stream_id not in finished:
+                finished.append(stream_id)
+
+    pair.checks.append(look)
+    pair.run_until(lambda: len(finished) == 3)
+    assert finished == [ids[1], ids[2], ids[0]]
+
+
 def test_streams_of_equal_priority_share() -> None:
     pair = make().handshake()
     ids = [opened(pair.client) for _ in range(3)]

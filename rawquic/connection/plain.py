@@ -81,6 +81,7 @@ class PlainConnection(ControlPlane):
     """One connection on aioquic alone; see `interface.Connection` for what it offers."""
 
     backend = "python"
+    _prioritized = False  # True once a stream had a priority set
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -97,7 +98,6 @@ class PlainConnection(ControlPlane):
         self._written = 0  # bytes taken from the application that use up MAX_DATA
         self._buffered = 0  # written and not acknowledged
         self._write_blocked: dict[int, None] = {}
-        self._prioritized = False
         self._dirty = False
         self._dropped_packets = 0
         self._lost_bytes = 0
@@ -280,7 +280,6 @@ class PlainConnection(ControlPlane):
         if stream is not None:
             stream.priority = priority
             self._prioritized = True
-            self._streams_queue = self._streams_queue
 
     def unacknowledged(self, stream_id: int) -> int:
         """Written bytes of the stream that the peer has not acknowledged."""
@@ -390,13 +389,14 @@ class PlainConnection(ControlPlane):
 
     @property
     def _streams_queue(self) -> list[Any]:
+        # aioquic looks here before each packet, and puts those it served at the end: priorities
+        # come first, then its order.
+        if self._prioritized:
+            self.__queue.sort(key=lambda stream: -stream.priority)
         return self.__queue
 
     @_streams_queue.setter
     def _streams_queue(self, queue: list[Any]) -> None:
-        # aioquic assigns a new order after each packet; priorities come first, then its order.
-        if getattr(self, "_prioritized", False):
-            queue.sort(key=lambda stream: -stream.priority)
         self.__queue = queue
 
     def _stop_received(self, stream_id: int, code: int) -> None:
