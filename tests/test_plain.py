@@ -234,6 +234,31 @@ def test_an_oversize_datagram_is_refused_at_the_call_and_blocks_nothing() -> Non
     assert pair.server.read_datagrams(10) == []
 
 
+def test_datagrams_that_a_smaller_packet_size_strands_are_dropped_wherever_they_wait() -> None:
+    pair = plain_pair(Config(initial_mtu=1400)).handshake()
+    big = bytes(pair.client.max_datagram_size())
+    for data in (b"first", big, b"second", big, b"third"):
+        pair.client.send_datagram(data)
+    pair.client.limit_packet_size(1200)
+    pair.flush()
+    pair.run(0.0105)  # one way: what left in that flush
+    assert pair.server.read_datagrams(10) == [b"first", b"second", b"third"]
+    assert pair.client.statistics().frames_dropped_mtu == 2
+    assert pair.client.statistics().mtu == 1200
+
+    # Stock: it has no way to lower the size, and with it lowered the queue stands still.
+    pair = Pair(
+        one := make_stock(True, max_datagram_size=1400),
+        plain(False, odcid=one.original_destination_connection_id),
+    ).handshake()
+    one.send_datagram_frame(big)
+    one.send_datagram_frame(b"second")
+    one._max_datagram_size = 1200
+    pair.flush()
+    pair.run(5.0)
+    assert pair.server.read_datagrams(10) == []
+
+
 def test_a_longer_connection_id_of_the_peer_makes_the_largest_datagram_smaller() -> None:
     pair = plain_server().handshake()
     limit = pair.server.max_datagram_size()

@@ -104,6 +104,7 @@ class PlainConnection(ControlPlane):
         self._datagrams_in = DatagramQueue()
         self._datagrams_out = DatagramQueue()
         self._datagrams_pending = self._datagrams_out
+        self._datagram_limit = 0  # what waits in _datagrams_out fits, unless this has changed
         self._dropped_send = self._dropped_receive = self._dropped_mtu = 0
         self._received_datagrams = self._received_bytes = 0
         self._sent_datagrams = self._sent_bytes = 0
@@ -506,12 +507,18 @@ class PlainConnection(ControlPlane):
         self._session_events[(Event.DATAGRAMS, 0)] = None
 
     def _drop_oversize_datagrams(self) -> None:
-        # Queued before the path's MTU went down: left there, it would block the queue for ever.
-        queue = self._datagrams_out
+        # Queued before the packet size went down: left there, they would block those behind them.
         limit = self.max_datagram_size()
-        while limit is not None and queue and len(queue[0]) > limit:
-            queue.popleft()
-            self._dropped_mtu += 1
+        if limit is None or limit == self._datagram_limit:
+            return
+        self._datagram_limit = limit
+        queue = self._datagrams_out
+        for _ in range(len(queue)):
+            data = queue.popleft()
+            if len(data) <= limit:
+                queue.append(data)
+            else:
+                self._dropped_mtu += 1
 
     # -- the rest ------------------------------------------------------------------------------
 
