@@ -333,6 +333,20 @@ def test_a_peer_that_takes_no_datagrams() -> None:
     assert pair.server.max_datagram_size() is not None
 
 
+@pytest.mark.parametrize(
+    ("frame_size", "limit"), [(1, None), (2, 0), (65, 63), (66, 63), (67, 64), (100, 97)]
+)
+def test_the_peers_datagram_frame_size_is_kept(frame_size: int, limit: int | None) -> None:
+    pair = plain_client(max_datagram_frame_size=frame_size).handshake()
+    assert pair.client.max_datagram_size() == limit
+    if limit is not None:
+        pair.client.send_datagram(bytes(limit))
+        pair.flush()
+        pair.run(0.2)
+        assert len(pair.server.of(aioquic_events.DatagramFrameReceived)) == 1
+    assert pair.client.close_reason is None
+
+
 # -- stream limits ---------------------------------------------------------------------------------
 
 

@@ -467,8 +467,8 @@ class PlainConnection(ControlPlane):
 
     def max_datagram_size(self) -> int | None:
         """The most bytes that one datagram can have now; None when the peer takes none."""
-        peer = self._remote_max_datagram_frame_size
-        if not peer or self.close_reason is not None:
+        peer = self._remote_max_datagram_frame_size or 0
+        if peer < 2 or self.close_reason is not None:  # the frame's type and length take two bytes
             return None
         packet = self._max_datagram_size - DATAGRAM_FRAME_OVERHEAD - len(self._peer_cid.cid)
         room = min(packet - 2, peer - 3 if peer > 65 else peer - 2)
