@@ -315,6 +315,18 @@ def test_the_datagram_receive_queue_drops_the_oldest() -> None:
     assert len(events) == 200
 
 
+def test_empty_datagrams_are_bounded_both_ways() -> None:
+    config = Config(datagram_send_buffer_size=6400, datagram_receive_buffer_size=6400)
+    pair = plain_pair(config, config).handshake()
+    for _ in range(1000):
+        pair.client.send_datagram(b"")
+    assert len(pair.client._datagrams_out) <= 100
+    assert pair.client.statistics().frames_dropped_send >= 900
+    pair.inject(pair.client, frame(0x31, 0) * 500)
+    assert len(pair.server._datagrams_in) <= 100
+    assert pair.server.statistics().frames_dropped_receive >= 400
+
+
 def test_a_datagram_as_large_as_the_queue_is_still_taken() -> None:
     pair = plain_pair(Config(initial_mtu=1500, datagram_send_buffer_size=1200)).handshake()
     data = os.urandom(pair.client.max_datagram_size())

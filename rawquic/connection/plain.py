@@ -40,6 +40,7 @@ logger = logging.getLogger("rawquic")
 PACING_BURST = 0.002  # seconds: asyncio's timers are no finer than about 1 ms
 MAX_DROPPED_PACKETS = 1000  # packets dropped for too many holes, before the connection is closed
 MAX_PACKET = 16383  # aioquic writes the length of STREAM frames in two bytes
+DATAGRAM_COST = 64  # bytes that a waiting datagram counts for besides its own
 DATAGRAM_FRAME_OVERHEAD = 1 + 1 + 2 + 16  # first byte, frame type, packet number, AEAD tag
 
 
@@ -52,17 +53,17 @@ class BurstPacer(QuicPacketPacer):
 
 
 class DatagramQueue(deque[bytes]):
-    """A deque that knows its size in bytes."""
+    """A deque that knows its size in bytes; an empty datagram costs memory too."""
 
     size = 0
 
     def append(self, data: bytes, /) -> None:
         super().append(data)
-        self.size += len(data)
+        self.size += len(data) + DATAGRAM_COST
 
     def popleft(self) -> bytes:
         data = super().popleft()
-        self.size -= len(data)
+        self.size -= len(data) + DATAGRAM_COST
         return data
 
 
@@ -490,7 +491,8 @@ class PlainConnection(ControlPlane):
 
     def datagram_room(self, size: int) -> bool:
         queue = self._datagrams_out
-        return not queue or queue.size + size <= self.config.datagram_send_buffer_size
+        room = self.config.datagram_send_buffer_size - queue.size
+        return not queue or size + DATAGRAM_COST <= room
 
     def read_datagrams(self, most: int) -> list[bytes]:
         queue = self._datagrams_in
@@ -499,9 +501,7 @@ class PlainConnection(ControlPlane):
     def _datagram_received(self, data: bytes) -> None:
         queue = self._datagrams_in
         queue.append(data)
-        # An empty datagram costs memory too: each counts as 64 bytes more than it has.
-        bound = self.config.datagram_receive_buffer_size or 0
-        while len(queue) > 1 and queue.size + 64 * len(queue) > bound:
+        while len(queue) > 1 and queue.size > (self.config.datagram_receive_buffer_size or 0):
             queue.popleft()
             self._dropped_receive += 1
         self._session_events[(Event.DATAGRAMS, 0)] = None
