@@ -137,6 +137,18 @@ def flood_with_one_message(pair: Pair) -> int:
     return sent
 
 
+def test_a_tls_message_without_end() -> None:
+    """In order, so that nothing of it counts as a gap: TLS would collect up to 16 MiB."""
+    pair = pair_of("plain")
+    assert flood_with_one_message(pair) <= 64 * KIB
+    assert pair.server.close_reason.code == QuicErrorCode.CRYPTO_BUFFER_EXCEEDED
+
+    # Stock: it collects.
+    pair = pair_of("stock")
+    assert flood_with_one_message(pair) == 300_000
+    assert len(pair.server.tls._receive_buffer) == 300_000
+
+
 def test_too_many_holes_in_a_stream() -> None:
     """Ranges are bounded; packets beyond are dropped unacknowledged, a thousand of them close."""
     pair = pair_of("plain")

@@ -33,7 +33,8 @@ from .closing import closed_by_peer, closed_by_this_end
 from .interface import Address, Event, EventTuple
 
 CONNECTION_ID_LENGTH = 8
-MAX_CRYPTO_BYTES = 65536  # out of order, per space; aioquic's own bound is eight times that
+# Out of order per space (aioquic's own bound is eight times that), and in one TLS message.
+MAX_CRYPTO_BYTES = 65536
 MAX_REASON_BYTES = 900  # fits a 1,200-byte datagram behind Initial and Handshake packets
 # Frames that cost work and carry nothing: a peer may send so many at once, and so many a second.
 GLITCH_BURST, GLITCH_RATE = 10_000, 330
@@ -211,6 +212,12 @@ class ControlPlane(QuicConnection):
                 reason_phrase=f"more than {MAX_CRYPTO_BYTES} bytes of CRYPTO data out of order",
             )
         super()._handle_crypto_frame(context, frame_type, buf)
+        if len(self.tls._receive_buffer) > MAX_CRYPTO_BYTES:  # in order, but one message
+            raise QuicConnectionError(
+                error_code=QuicErrorCode.CRYPTO_BUFFER_EXCEEDED,
+                frame_type=frame_type,
+                reason_phrase=f"a TLS message of more than {MAX_CRYPTO_BYTES} bytes",
+            )
 
     def _handle_new_connection_id_frame(
         self, context: QuicReceiveContext, frame_type: int, buf: Buffer
