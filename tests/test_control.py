@@ -213,6 +213,32 @@ USELESS = {
 }
 
 
+@pytest.mark.parametrize("name", USELESS)
+def test_frames_that_carry_nothing_are_limited(name: str) -> None:
+    pair = pair_of("plain")
+    pair.inject(pair.client, stream_frame(0, 0, b"") + stream_frame(4, 0, b""))
+    if name == "RETIRE_CONNECTION_ID":  # the first one retires it, the others do nothing
+        pair.client._peer_cid = pair.client._peer_cid_available[0]
+    one = USELESS[name]
+    per_packet = 1000 // len(one)
+    sent = 0
+    while pair.server.close_reason is None and sent < 2 * GLITCH_BURST:
+        pair.inject(pair.client, one * per_packet)
+        sent += per_packet
+    assert GLITCH_BURST - 2 <= sent <= GLITCH_BURST + per_packet
+    assert pair.server.close_reason.code == QuicErrorCode.PROTOCOL_VIOLATION
+    assert "carry nothing" in pair.server.close_reason.reason
+
+    # Stock: no limit. (It has one for PATH_CHALLENGE, and what it answers is bounded.)
+    pair = pair_of("stock")
+    pair.inject(pair.client, stream_frame(0, 0, b"") + stream_frame(4, 0, b""))
+    if name == "RETIRE_CONNECTION_ID":
+        pair.client._peer_cid = pair.client._peer_cid_available[0]
+    for _ in range(2 * GLITCH_BURST // per_packet):
+        pair.inject(pair.client, one * per_packet)
+    assert pair.server._close_event is None
+
+
 def test_the_glitch_bucket_fills_again() -> None:
     pair = pair_of("plain")
     for _ in range(9):

@@ -38,7 +38,7 @@ MAX_CRYPTO_BYTES = 65536
 MAX_REASON_BYTES = 900  # fits a 1,200-byte datagram behind Initial and Handshake packets
 # Frames that cost work and carry nothing: a peer may send so many at once, and so many a second.
 GLITCH_BURST, GLITCH_RATE = 10_000, 330
-GLITCH_FRAMES = (0x01, 0x04, 0x05, 0x14, 0x15, 0x16, 0x17, 0x1A)
+GLITCH_FRAMES = (0x01, 0x04, 0x05, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x1A)
 
 
 class ControlPlane(QuicConnection):
@@ -175,7 +175,10 @@ class ControlPlane(QuicConnection):
         frame_type: int,
         buf: Buffer,
     ) -> None:
-        now = context.time
+        self._count_glitch(context.time, frame_type)
+        handler(context, frame_type, buf)
+
+    def _count_glitch(self, now: float, frame_type: int) -> None:
         gained = (now - self._glitch_time) * GLITCH_RATE
         self._glitches = min(float(GLITCH_BURST), self._glitches + gained) - 1.0
         self._glitch_time = now
@@ -185,7 +188,6 @@ class ControlPlane(QuicConnection):
                 frame_type=frame_type,
                 reason_phrase="too many frames that carry nothing",
             )
-        handler(context, frame_type, buf)
 
     def _handle_ack_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         start = buf.tell()

@@ -107,6 +107,7 @@ class PlainConnection(ControlPlane):
         self._datagrams_pending = self._datagrams_out
         self._datagram_limit = 0  # what waits in _datagrams_out fits, unless this has changed
         self._dropped_send = self._dropped_receive = self._dropped_mtu = 0
+        self._received_at = 0.0  # when the last datagram came
         self._received_datagrams = self._received_bytes = 0
         self._sent_datagrams = self._sent_bytes = 0
         self._loss._pacer = BurstPacer(max_datagram_size=self._max_datagram_size)
@@ -119,6 +120,7 @@ class PlainConnection(ControlPlane):
         fixed = not self.config.allow_migration and self.handshake_done
         if fixed and address != self.peer_address():
             return  # RFC 9000 §9: without migration, packets from elsewhere are not this peer's
+        self._received_at = now
         self._received_datagrams += 1
         self._received_bytes += len(data)
         try:
@@ -329,6 +331,9 @@ class PlainConnection(ControlPlane):
         return not receiver.is_finished and self._credit_due(
             receiver.read_offset, self._stream_window, given
         )
+
+    def stream_frame_empty(self) -> None:
+        self._count_glitch(self._received_at, QuicFrameType.STREAM_BASE)
 
     def send_buffer_freed(self, size: int) -> None:
         self._buffered -= size
