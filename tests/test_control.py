@@ -281,6 +281,18 @@ def retire_everything(pair: Pair) -> None:
     pair.inject(client, frame(0x18, 30, 30, bytes([8]), next(cid), bytes(16)))
 
 
+def test_a_peer_that_retires_all_its_connection_ids() -> None:
+    pair = pair_of("plain")
+    retire_everything(pair)
+    assert isinstance(pair.server.close_reason, ProtocolViolation)
+    assert pair.server.close_reason.code == QuicErrorCode.PROTOCOL_VIOLATION
+
+    # Stock: it fails.
+    pair = pair_of("stock")
+    with pytest.raises(IndexError):
+        retire_everything(pair)
+
+
 # -- transport parameters: ours --------------------------------------------------------------------
 
 UNUSUAL = {

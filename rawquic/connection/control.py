@@ -233,7 +233,15 @@ class ControlPlane(QuicConnection):
                 frame_type=frame_type,
                 reason_phrase="Retire Prior To is greater than Sequence Number",
             )
-        super()._handle_new_connection_id_frame(context, frame_type, buf)
+        try:
+            super()._handle_new_connection_id_frame(context, frame_type, buf)
+        except IndexError:
+            # RFC 9000 §5.1.2: the peer has to give an ID in place of those that it retires.
+            raise QuicConnectionError(
+                error_code=QuicErrorCode.PROTOCOL_VIOLATION,
+                frame_type=frame_type,
+                reason_phrase="all connection IDs are retired",
+            ) from None
 
     # -- the end -------------------------------------------------------------------------------
 
