@@ -523,6 +523,33 @@ def test_keep_alive(side: str) -> None:
     assert not any(kind is Event.PING_ACKED for kind, _ in pair.events[getattr(pair, side)])
 
 
+def test_keep_alive_ends_with_the_connection() -> None:
+    pair = plain_pair(Config(keep_alive_interval=0.5)).handshake()
+    pair.client.close_session(0, b"")
+    pair.flush()
+    pair.run(100.0)  # a timer that stayed in the past would never let it end
+    assert pair.client.timer() is None
+
+
+def test_keep_alive_that_cannot_be_sent_does_not_spin() -> None:
+    """A full congestion window holds a PING back: its timer must move on all the same."""
+    config = Config(keep_alive_interval=0.010, max_idle_timeout=2.0)
+    pair = plain_pair(config).handshake()
+    stream_id = pair.client.open_stream(True)
+    pair.client.write(stream_id, bytes(500 * KIB), 0)
+    pair.keep = lambda source, data: False
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+
+    pair.checks.append(count)
+    pair.flush()
+    pair.run(1.9)
+    assert steps < 500
+
+
 def test_the_handshake_times_out() -> None:
     pair = plain_pair(Config(max_idle_timeout=3.0))
     pair.keep = lambda source, data: False

@@ -138,8 +138,8 @@ class PlainConnection(ControlPlane):
 
     def timer(self) -> float | None:
         deadline = self.get_timer()
-        if self.config.keep_alive_interval is not None and self.handshake_done:
-            keep_alive = self._last_sent + self.config.keep_alive_interval
+        keep_alive = self._keep_alive_at()
+        if keep_alive is not None:
             deadline = keep_alive if deadline is None else min(deadline, keep_alive)
         return None if deadline is None or math.isinf(deadline) else deadline
 
@@ -148,11 +148,18 @@ class PlainConnection(ControlPlane):
             return
         self.get_timer()  # aioquic notes there when its loss timer is due
         super().handle_timer(now)
-        interval = self.config.keep_alive_interval
-        if interval is not None and self.handshake_done and now >= self._last_sent + interval:
+        keep_alive = self._keep_alive_at()
+        if keep_alive is not None and now >= keep_alive:
             self.send_ping(-1)
+            self._last_sent = now  # also when the congestion window holds it back for now
         self._take_aioquic_events()
         self._settle()
+
+    def _keep_alive_at(self) -> float | None:
+        interval = self.config.keep_alive_interval
+        if interval is None or not self.handshake_done or self.close_reason is not None:
+            return None
+        return self._last_sent + interval
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
         self._dirty = False
