@@ -627,6 +627,36 @@ def two_updates_in_a_row(pair: Pair, update: Any) -> None:
     pair.run(10.0)
 
 
+def test_a_key_update_waits_for_the_one_before() -> None:
+    """RFC 9001 §6.1: not before a packet under the present keys was acknowledged."""
+    pair = make().handshake()
+    two_updates_in_a_row(pair, pair.client.update_keys)
+    assert pair.client.statistics().key_updates == 2
+    assert phase(pair.client) == phase(pair.server) == 0
+    assert transfer(pair, pair.client, b"x" * 5000) == b"x" * 5000
+
+    # Stock: the peer can never decrypt again.
+    pair = make("stock", "plain").handshake()
+
+    def update() -> None:
+        pair.client.request_key_update()
+        pair.client.send_ping(1)
+
+    two_updates_in_a_row(pair, update)
+    assert not pair.client.of(aioquic_events.PingAcknowledged)
+    assert pair.server.timer() is not None  # it waits for its idle time-out
+
+
+def test_many_key_updates_asked_for_at_once_are_one() -> None:
+    pair = make().handshake()
+    for _ in range(5):
+        pair.client.update_keys()
+    pair.flush()
+    pair.run(1.0)
+    assert pair.client.statistics().key_updates == 1
+    assert phase(pair.client) == phase(pair.server) == 1
+
+
 def test_key_update_before_the_handshake_is_confirmed() -> None:
     pair = make()
     pair.start()

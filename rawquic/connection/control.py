@@ -79,7 +79,6 @@ class ControlPlane(QuicConnection):
         self._glitches = float(GLITCH_BURST)
         self._glitch_time = 0.0
         self._last_sent = -math.inf
-        self._key_updates = 0
 
         # Before the transport parameters are written: IDs that the endpoint can route, reset
         # tokens that it can recompute, and limits from the configuration.

@@ -33,6 +33,7 @@ from ..errors import (
 from .congestion_counter import CongestionCounter
 from .control import ControlPlane
 from .interface import Address, Event, EventTuple, PathStatistics
+from .key_updates import KeyUpdates
 from .plain_streams import Stream, TooManyRanges
 
 logger = logging.getLogger("rawquic")
@@ -40,6 +41,7 @@ logger = logging.getLogger("rawquic")
 PACING_BURST = 0.002  # seconds: asyncio's timers are no finer than about 1 ms
 MAX_DROPPED_PACKETS = 1000  # packets dropped for too many holes, before the connection is closed
 MAX_PACKET = 16383  # aioquic writes the length of STREAM frames in two bytes
+KEEP_ALIVE_PING = -1  # numbers of the application's are not negative, lower ones `KeyUpdates`'
 DATAGRAM_COST = 64  # bytes that a waiting datagram counts for besides its own
 DATAGRAM_FRAME_OVERHEAD = 1 + 1 + 2 + 16  # first byte, frame type, packet number, AEAD tag
 
@@ -100,6 +102,7 @@ class PlainConnection(ControlPlane):
         self._buffered = 0  # written and not acknowledged
         self._write_blocked: dict[int, None] = {}
         self._dirty = False
+        self._keys = KeyUpdates()
         self._dropped_packets = 0
         self._lost_bytes = 0
         self._datagrams_in = DatagramQueue()
@@ -150,7 +153,7 @@ class PlainConnection(ControlPlane):
         super().handle_timer(now)
         keep_alive = self._keep_alive_at()
         if keep_alive is not None and now >= keep_alive:
-            self.send_ping(-1)
+            self.send_ping(KEEP_ALIVE_PING)
             self._last_sent = now  # also when the congestion window holds it back for now
         self._take_aioquic_events()
         self._settle()
@@ -164,6 +167,7 @@ class PlainConnection(ControlPlane):
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
         self._dirty = False
         self._drop_oversize_datagrams()
+        self._advance_keys()
         had_datagrams = len(self._datagrams_out)
         packets = super().datagrams_to_send(now)
         if packets:
@@ -192,12 +196,19 @@ class PlainConnection(ControlPlane):
         while (event := self.next_event()) is not None:
             if isinstance(event, aioquic_events.DatagramFrameReceived):
                 self._datagram_received(event.data)
-            elif isinstance(event, aioquic_events.PingAcknowledged) and event.uid >= 0:
-                self._session_events[(Event.PING_ACKED, event.uid)] = None
+            elif isinstance(event, aioquic_events.PingAcknowledged):
+                self._ping_acked(event.uid)
             elif isinstance(event, aioquic_events.StopSendingReceived):
                 self._stop_received(event.stream_id, event.error_code)
             elif isinstance(event, aioquic_events.ConnectionIdRetired):
                 self._id_changes.append((event.connection_id, False))
+
+    def _ping_acked(self, number: int) -> None:
+        if number >= 0:
+            self._session_events[(Event.PING_ACKED, number)] = None
+        elif number != KEEP_ALIVE_PING:
+            self._keys.ping_acked(number)
+            self._dirty = self._dirty or self._keys.wanted
 
     # -- streams: what the session layer calls -------------------------------------------------
 
@@ -539,10 +550,20 @@ class PlainConnection(ControlPlane):
         self._dirty = True
 
     def update_keys(self) -> None:
-        self.request_key_update()
-        self._key_updates += 1
-        self.send_ping(-1)  # the update is complete when a packet under the new keys is answered
-        self._dirty = True
+        """Update the 1-RTT keys, as soon as RFC 9001 §6.1 allows it."""
+        self._keys.wanted = self._dirty = True
+
+    def _advance_keys(self) -> None:
+        if self._handshake_confirmed and self._keys.may_begin():
+            self.request_key_update()
+        number = self._keys.ping()
+        if number is not None:
+            self.send_ping(number)
+
+    def _log_key_updated(self, key_type: str, trigger: str) -> None:
+        super()._log_key_updated(key_type, trigger)
+        if trigger == "remote_update":
+            self._keys.peer_updated()
 
     def set_max_streams(self, unidirectional: bool, count: int) -> None:
         # RFC 9000 §4.6: a limit that was given cannot be taken back. A lower one is reached by
@@ -581,7 +602,7 @@ class PlainConnection(ControlPlane):
             datagrams_sent=self._sent_datagrams,
             bytes_sent=self._sent_bytes,
             bytes_retransmitted=self._lost_bytes,
-            key_updates=self._key_updates,
+            key_updates=self._keys.done,
             frames_dropped_send=self._dropped_send,
             frames_dropped_receive=self._dropped_receive,
             frames_dropped_mtu=self._dropped_mtu,
