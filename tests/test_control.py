@@ -733,6 +733,16 @@ def test_a_token_of_a_connection_id_that_was_retired_counts_no_more() -> None:
     assert not pair.client.is_reset_token(old)
 
 
+def test_the_token_of_an_id_kept_for_another_path_is_recognised() -> None:
+    """RFC 9000 §10.3.1: any token of an ID that the datagram's sender may use."""
+    pair = make("stock", "plain").handshake()
+    tokens = [each.stateless_reset_token for each in pair.server._peer_cid_available]
+    pair.deliver(pair.server, seal(pair.client, frame(0x1A, bytes(8)) + bytes(1100)), ELSEWHERE)
+    pair.server.datagrams_to_send(pair.now + 0.001)
+    assert pair.server._network_paths[1].peer_cid is not None
+    assert all(pair.server.is_reset_token(token) for token in tokens)
+
+
 # -- paths -----------------------------------------------------------------------------------------
 
 

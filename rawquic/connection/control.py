@@ -111,7 +111,8 @@ class ControlPlane(QuicConnection):
 
     def is_reset_token(self, token: bytes) -> bool:
         """True when `token` is one that the peer gave for an ID in use (RFC 9000 §10.3.1)."""
-        known = [self._peer_cid, *self._peer_cid_available]
+        reserved = [path.peer_cid for path in self._network_paths if path.peer_cid is not None]
+        known = [self._peer_cid, *self._peer_cid_available, *reserved]
         # Compare with each, in constant time, so that timing tells nothing about them.
         matches = [
             hmac.compare_digest(each.stateless_reset_token, token)
