@@ -47,6 +47,7 @@ from rawquic.errors import (
     IdleTimeout,
     ProtocolViolation,
     SessionError,
+    StatelessReset,
 )
 from rawquic.selfsigned import self_signed
 
@@ -743,6 +744,19 @@ def test_the_token_of_an_id_kept_for_another_path_is_recognised() -> None:
     assert all(pair.server.is_reset_token(token) for token in tokens)
 
 
+def test_a_stateless_reset_ends_it_and_nothing_more_is_sent() -> None:
+    """RFC 9000 §10.3.1: it MUST NOT send any further packets."""
+    pair = make().handshake()
+    stream_id = pair.client.open_stream(True)
+    pair.client.write(stream_id, bytes(100 * KIB), 0)
+    pair.client.stateless_reset()
+    assert isinstance(pair.client.close_reason, StatelessReset)
+    assert pair.client.datagrams_to_send(pair.now + 1) == []
+    assert pair.client.timer() is None
+    assert pair.client.events() == [(Event.CLOSED, 0)]
+    assert pair.client.is_gone() and pair.client.is_ending()
+
+
 # -- paths -----------------------------------------------------------------------------------------
 
 
@@ -887,6 +901,27 @@ def test_connection_refused() -> None:
     pair.run(0.5)
     assert isinstance(pair.client.close_reason, ConnectionRefused)
     assert pair.client.close_reason.by_peer
+
+
+def test_fail_tells_the_peer_nothing() -> None:
+    pair = make().handshake()
+    stream_id = pair.client.open_stream(True)
+    pair.client.write(stream_id, b"x", 0)
+    pair.client.fail(SessionError("gone"))
+    sent = pair.sent[pair.client]
+    pair.flush()
+    pair.run(100.0)
+    assert pair.sent[pair.client] == sent
+    assert isinstance(pair.server.close_reason, IdleTimeout)
+
+
+def test_packets_after_the_end_are_ignored() -> None:
+    pair = make().handshake()
+    late = seal(pair.server, stream_frame(3, 0, b"x"))
+    pair.client.fail(SessionError("gone"))
+    pair.deliver(pair.client, late)
+    assert not pair.client._streams
+    assert pair.events[pair.client][-1] == (Event.CLOSED, 0)
 
 
 def test_alpn_that_nobody_serves() -> None:

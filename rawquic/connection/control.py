@@ -254,11 +254,13 @@ class ControlPlane(QuicConnection):
 
     def fail(self, reason: SessionError) -> None:
         """End with `reason`, telling the peer nothing: it is gone, or never was."""
-        if self.close_reason is None:
-            self._end(reason)
-        if self._state is not QuicConnectionState.TERMINATED and self._close_event is None:
-            self.close(error_code=QuicErrorCode.INTERNAL_ERROR)
+        if self.close_reason is not None:
+            return
+        self._end(reason)
+        self.close(error_code=QuicErrorCode.INTERNAL_ERROR)
         self._close_pending = False
+        # RFC 9000 §10.3.1: after a stateless reset, no packet at all is sent.
+        self._close_end()
 
     def close_with_transport_error(self, code: int, reason: str, error: SessionError) -> None:
         """Close with a transport error code of RFC 9000 §20.1, and end the session with `error`."""
