@@ -787,6 +787,18 @@ def test_migration_is_not_followed_where_it_is_off() -> None:
     assert transfer(pair, pair.client, b"x" * 5000) == b"x" * 5000
 
 
+def test_migration_that_is_off_is_off_during_the_handshake() -> None:
+    pair = plain_server(Config(allow_migration=False))
+    pair.start()
+    pair.run_until(lambda: bool(pair.server._network_paths))
+    pair.addresses[pair.client] = ELSEWHERE
+    pair.run(0.5)
+    assert not pair.server.handshake_done
+    assert pair.server.peer_address() == CLIENT
+    pair.addresses[pair.client] = CLIENT
+    pair.run_until(lambda: pair.server.handshake_done)
+
+
 def test_a_spoofed_address_gets_no_more_than_three_times_what_came() -> None:
     pair = plain_server().handshake()
     stream_id = pair.server.open_stream(True)

@@ -120,7 +120,7 @@ class PlainConnection(ControlPlane):
     # -- packets and time ----------------------------------------------------------------------
 
     def receive(self, data: bytes, address: Address, now: float) -> None:
-        fixed = not self.config.allow_migration and self.handshake_done
+        fixed = bool(self._network_paths) and not self.config.allow_migration
         if fixed and address != self.peer_address():
             return  # RFC 9000 §9: without migration, packets from elsewhere are not this peer's
         self._received_at = now
