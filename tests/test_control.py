@@ -979,6 +979,20 @@ def test_an_untrusted_certificate() -> None:
     assert isinstance(client.close_reason, CertificateInvalid)
 
 
+def test_a_certificate_with_many_names_does_not_break_the_close() -> None:
+    """Its names are in the reason phrase, which must fit a datagram all the same."""
+    names = [f"host-{number}.example" for number in range(200)]
+    identity = load_identity(*self_signed(names))
+    client = plain(True)
+    server = plain(False, odcid=client.original_destination_connection_id, identity=identity)
+    pair = Pair(client, server)
+    pair.start()
+    pair.run(1.0)
+    assert isinstance(client.close_reason, CertificateInvalid)
+    assert isinstance(server.close_reason, HandshakeFailed)
+    assert server.close_reason.code == 0x12A
+
+
 # -- statistics ------------------------------------------------------------------------------------
 
 

@@ -36,6 +36,7 @@ CONNECTION_ID_LENGTH = 8
 # Out of order per space (aioquic's own bound is eight times that), and in one TLS message.
 MAX_CRYPTO_BYTES = 65536
 MAX_REASON_BYTES = 900  # fits a 1,200-byte datagram behind Initial and Handshake packets
+MAX_ALERT_BYTES = 256  # of the reason phrase of a transport close
 # Frames that cost work and carry nothing: a peer may send so many at once, and so many a second.
 GLITCH_BURST, GLITCH_RATE = 10_000, 330
 GLITCH_FRAMES = (0x01, 0x04, 0x05, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x1A)
@@ -319,6 +320,8 @@ class ControlPlane(QuicConnection):
         reason_phrase: str,
     ) -> None:
         if frame_type is not None or epoch is not Epoch.ONE_RTT:
+            # TLS alerts quote the peer's certificate; up to three of these share one datagram.
+            reason_phrase = reason_phrase.encode()[:MAX_ALERT_BYTES].decode(errors="ignore")
             super()._write_connection_close_frame(
                 builder, epoch, error_code, frame_type, reason_phrase
             )
