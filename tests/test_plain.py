@@ -748,6 +748,24 @@ def test_priority_changes_while_streams_wait() -> None:
     assert finished == [ids[1], ids[2], ids[0]]
 
 
+def test_streams_may_be_opened_from_both_ends_while_priorities_are_set() -> None:
+    pair = make().handshake()
+    low = opened(pair.client, False)
+    pair.client.write(low, bytes(200 * KIB), 0)
+    pair.client.set_priority(low, -1)
+    pair.flush()
+    later = opened(pair.client)
+    pair.client.write(later, bytes(50 * KIB), 0)
+    for _ in range(5):
+        opened(pair.server, False)
+    pair.server.write(17, b"the fifth", 0)  # opens the four below it as well
+    pair.flush()
+    pair.run_until(lambda: pair.client.unacknowledged(later) == 0)
+    assert pair.client.unacknowledged(low) > 50 * KIB
+    assert happened(pair, pair.client, Event.STREAM_OPENED) == [1, 5, 9, 13, 17]
+    assert pair.client.read(17, 100) == b"the fifth"
+
+
 def test_streams_of_equal_priority_share() -> None:
     pair = make().handshake()
     ids = [opened(pair.client) for _ in range(3)]

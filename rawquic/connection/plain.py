@@ -9,6 +9,7 @@ connections reach the streams. It has no path MTU discovery and no ECN.
 import logging
 import math
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 from aioquic.buffer import Buffer
@@ -67,6 +68,14 @@ class DatagramQueue(deque[bytes]):
         data = super().popleft()
         self.size -= len(data) + DATAGRAM_COST
         return data
+
+
+class SendOrder(list[Any]):
+    """Streams as they are served: by priority, and those of one priority in turn."""
+
+    def extend(self, streams: Iterable[Any]) -> None:
+        super().extend(streams)
+        self.sort(key=lambda stream: -stream.priority)
 
 
 class StreamCount:
@@ -168,6 +177,8 @@ class PlainConnection(ControlPlane):
         self._dirty = False
         self._drop_oversize_datagrams()
         self._advance_keys()
+        if self._prioritized:
+            self._streams_queue.extend(())  # streams opened since stand at the end
         had_datagrams = len(self._datagrams_out)
         packets = super().datagrams_to_send(now)
         if packets:
@@ -302,6 +313,7 @@ class PlainConnection(ControlPlane):
         if stream is not None:
             stream.priority = priority
             self._prioritized = True
+            self._streams_queue = self._streams_queue
 
     def unacknowledged(self, stream_id: int) -> int:
         """Written bytes of the stream that the peer has not acknowledged."""
@@ -414,15 +426,12 @@ class PlainConnection(ControlPlane):
 
     @property
     def _streams_queue(self) -> list[Any]:
-        # aioquic looks here before each packet, and puts those it served at the end: priorities
-        # come first, then its order.
-        if self._prioritized:
-            self.__queue.sort(key=lambda stream: -stream.priority)
         return self.__queue
 
     @_streams_queue.setter
     def _streams_queue(self, queue: list[Any]) -> None:
-        self.__queue = queue
+        # aioquic assigns a new order after each packet, then extends it by those it served.
+        self.__queue = SendOrder(queue) if self._prioritized else queue
 
     def _stop_received(self, stream_id: int, code: int) -> None:
         stream = self._find(stream_id)
