@@ -648,6 +648,22 @@ def test_a_key_update_waits_for_the_one_before() -> None:
     assert pair.server.timer() is not None  # it waits for its idle time-out
 
 
+def test_a_key_update_behind_the_peers_waits_until_that_is_confirmed() -> None:
+    pair = make("stock", "plain").handshake()
+    pair.client.request_key_update()
+    pair.client.send_ping(1)
+    for data, _ in pair.client.datagrams_to_send(pair.now + 0.001):
+        pair.deliver(pair.server, data)
+    pair.server.update_keys()
+    pair.flush()
+    assert phase(pair.server) == 1  # the peer's, which a PING under it confirms first
+    assert pair.server.statistics().key_updates == 0
+    pair.run(1.0)
+    assert phase(pair.server) == phase(pair.client) == 0
+    assert pair.server.statistics().key_updates == 1
+    assert transfer(pair, pair.server, b"x" * 5000) == b"x" * 5000
+
+
 def test_many_key_updates_asked_for_at_once_are_one() -> None:
     pair = make().handshake()
     for _ in range(5):
