@@ -108,7 +108,7 @@ def test_cipher_suites(suite: str) -> None:
     assert_same(transfer(pair, pair.client, data), data)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
     seed=st.integers(0, 2**32),
     loss=st.floats(0, 0.3),
