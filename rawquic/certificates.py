@@ -63,28 +63,28 @@ def load_trust_anchors(
     capath: str | os.PathLike[str] | None,
     cadata: str | bytes | None,
 ) -> dict[str, Any]:
-    """Check the three ways to name trust anchors; `cadata` may be PEM or DER, and becomes PEM.
+    """Check the three ways to name trust anchors; PEM or DER, what aioquic gets is PEM.
 
     Raises:
         ConfigError: a file or folder cannot be read, or holds no certificate.
     """
+    found: list[x509.Certificate] = []
     if cafile is not None:
-        pem = _read(os.fspath(cafile), "cafile")
-        _parse_anchors(pem, f"cafile {os.fspath(cafile)!r}")
+        raw = _read(os.fspath(cafile), "cafile")
+        in_file = _parse_anchors(raw, f"cafile {os.fspath(cafile)!r}")
+        if b"-----BEGIN" not in raw:  # OpenSSL reads PEM files only
+            found, cafile = in_file, None
     if capath is not None and not Path(capath).is_dir():
         raise ConfigError(f"capath {os.fspath(capath)!r}: not a folder")
-    data = None
     if cadata is not None:
         raw = cadata.encode() if isinstance(cadata, str) else bytes(cadata)
-        # aioquic splits PEM at line feeds; write it afresh, whatever the line ends were.
-        data = b"".join(
-            certificate.public_bytes(serialization.Encoding.PEM)
-            for certificate in _parse_anchors(raw, "cadata")
-        )
+        found = found + _parse_anchors(raw, "cadata")
+    # aioquic splits PEM at line feeds; write it afresh, whatever the line ends were.
+    data = b"".join(each.public_bytes(serialization.Encoding.PEM) for each in found)
     return {
         "cafile": None if cafile is None else os.fspath(cafile),
         "capath": None if capath is None else os.fspath(capath),
-        "cadata": data,
+        "cadata": data or None,
     }
 
 
