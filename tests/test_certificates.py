@@ -121,6 +121,18 @@ def test_an_encrypted_key_without_its_password(pem: bytes) -> None:
         load_identity(CERT, pem)
 
 
+@pytest.mark.parametrize("password", ["wrong", b"wrong", ""])
+@pytest.mark.parametrize("pem", [PKCS8, TRADITIONAL], ids=["PKCS #8", "traditional"])
+def test_a_wrong_password(pem: bytes, password: str | bytes) -> None:
+    with pytest.raises(ConfigError, match=r"keyfile .*password"):
+        load_identity(CERT, pem, password)
+
+
+def test_a_password_of_another_type() -> None:
+    with pytest.raises(ConfigError, match="password must be str or bytes, not int"):
+        load_identity(CERT, PKCS8, 5)  # type: ignore[arg-type]
+
+
 def test_a_password_that_is_not_needed_is_ignored() -> None:
     assert is_ours(load_identity(CERT, KEY, "secret"))
 
@@ -140,6 +152,17 @@ def test_files_that_cannot_be_read(role: str, tmp_path: Path, files: tuple[Path,
             load_identity(**arguments | {role: path})
         assert role in str(caught.value)
         assert repr(str(path)) in str(caught.value) and reason in str(caught.value)
+
+
+def test_a_path_with_a_zero_byte() -> None:
+    with pytest.raises(ConfigError, match=r"certfile .*cannot be read"):
+        load_identity("a\0b")
+
+
+@pytest.mark.parametrize("value", [None, 5, ["x"]])
+def test_a_certfile_that_is_no_path(value: object) -> None:
+    with pytest.raises(ConfigError, match="certfile must be a path, or PEM as bytes, not"):
+        load_identity(value, KEY)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
