@@ -68,6 +68,10 @@ def load_trust_anchors(
     Raises:
         ConfigError: a file or folder cannot be read, or holds no certificate.
     """
+    for role, path in (("cafile", cafile), ("capath", capath)):
+        if path is not None and not isinstance(path, str | os.PathLike):
+            kind = type(path).__name__
+            raise ConfigError(f"{role} must be a path, not {kind}; certificates go into cadata")
     found: list[x509.Certificate] = []
     if cafile is not None:
         raw = _read(os.fspath(cafile), "cafile")

@@ -311,6 +311,13 @@ def test_anchors_that_cannot_be_read(tmp_path: Path) -> None:
         load_trust_anchors(None, tmp_path / "empty", None)
 
 
+@pytest.mark.parametrize("role", ["cafile", "capath"])
+def test_anchors_that_are_no_path(role: str) -> None:
+    arguments = {"cafile": None, "capath": None, "cadata": None, role: CERT}
+    with pytest.raises(ConfigError, match=f"{role} must be a path, not bytes"):
+        load_trust_anchors(**arguments)  # type: ignore[arg-type]
+
+
 def test_no_anchors() -> None:
     assert load_trust_anchors(None, None, None) == {"cafile": None, "capath": None, "cadata": None}
 
