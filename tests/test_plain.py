@@ -5,9 +5,11 @@ with "Stock:". So it fails on aioquic alone, and says when a release of aioquic 
 """
 
 import os
+from typing import Any
 
 import pytest
 from aioquic.quic import events as aioquic_events
+from aioquic.quic.packet import QuicErrorCode
 from pair import (
     Pair,
     Reader,
@@ -19,6 +21,7 @@ from pair import (
     plain_pair,
     plain_server,
     seal,
+    stream_frame,
 )
 from pair import stock as make_stock
 
@@ -455,6 +458,33 @@ def test_set_max_streams_down_and_up_again() -> None:
     pair.flush()
     pair.run(0.1)
     assert pair.client._remote_max_streams_uni == 24
+
+
+def test_the_peer_is_held_to_the_limit_that_it_was_told() -> None:
+    """RFC 9000 §4.6: streams that ended give credit when the frame says so, not before."""
+
+    def ended_and_next(kind: str) -> Any:
+        client = make_stock(True)
+        odcid = client.original_destination_connection_id
+        if kind == "plain":
+            server: Any = plain(False, Config(max_concurrent_uni_streams=128), odcid=odcid)
+        else:
+            server = make_stock(False, odcid=odcid)
+        pair = Pair(client, server).handshake()
+        for number in range(3):
+            pair.inject(client, stream_frame(4 * number + 2, 0, b"x", fin=True))
+            if kind == "plain":
+                assert server.read(4 * number + 2, 9) == b"x"
+                assert server.read(4 * number + 2, 9) == b""
+        pair.flush()
+        pair.run(0.5)
+        assert client._remote_max_streams_uni == 128  # three are too few for a frame
+        pair.inject(client, stream_frame(4 * 128 + 2, 0, b"x"))
+        return server
+
+    assert ended_and_next("plain").close_reason.code == QuicErrorCode.STREAM_LIMIT_ERROR
+    # Stock: it takes three more than it told.
+    assert ended_and_next("stock")._close_event is None
 
 
 def test_lost_credit_frames_are_sent_again() -> None:

@@ -15,8 +15,10 @@ from typing import Any
 from aioquic.buffer import Buffer
 from aioquic.quic import events as aioquic_events
 from aioquic.quic.connection import (
+    QuicConnectionError,
     QuicConnectionState,
     QuicReceiveContext,
+    stream_is_client_initiated,
     stream_is_unidirectional,
 )
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
@@ -79,10 +81,13 @@ class SendOrder(list[Any]):
 
 
 class StreamCount:
-    """How many streams the peer may have open, and how far that is below the most it was."""
+    """How many streams the peer may have open, and how far that is below the most it was.
+
+    `given` is the highest limit that it was told, and is held to.
+    """
 
     def __init__(self, count: int) -> None:
-        self.count = self.most = count
+        self.count = self.most = self.given = count
 
     @property
     def withheld(self) -> int:
@@ -415,6 +420,15 @@ class PlainConnection(ControlPlane):
         known = self._streams.get(stream_id)
         if known is not None:
             return known
+        if (
+            stream_is_client_initiated(stream_id) != self._is_client
+            and stream_id // 4 >= self._max_streams[stream_is_unidirectional(stream_id)].given
+        ):  # RFC 9000 §4.6; aioquic takes limits that it has not told yet
+            raise QuicConnectionError(
+                error_code=QuicErrorCode.STREAM_LIMIT_ERROR,
+                frame_type=frame_type,
+                reason_phrase="Too many streams open",
+            )
         queued = len(self._streams_queue)
         super()._get_or_create_stream(frame_type, stream_id)  # checks limits and initiator
         # RFC 9000 §2.1: it opened all lower-numbered streams of its type as well.
@@ -460,15 +474,15 @@ class PlainConnection(ControlPlane):
         max_data = self._local_max_data
         if self._credit_due(self._consumed, self._receive_window, max_data.value):
             max_data.value = self._consumed + self._receive_window
-        for limit, withheld in (
-            (max_data, 0),
-            (self._local_max_streams_bidi, self._max_streams[0].withheld),
-            (self._local_max_streams_uni, self._max_streams[1].withheld),
+        for limit, streams in (
+            (max_data, None),
+            (self._local_max_streams_bidi, self._max_streams[0]),
+            (self._local_max_streams_uni, self._max_streams[1]),
         ):
-            value = limit.value - withheld
+            value = limit.value - (streams.withheld if streams else 0)
             # MAX_STREAMS in batches: when the peer has less left than the frame would grant.
             few = limit.sent - limit.used < value - limit.sent
-            if value > limit.sent and (limit is max_data or few):
+            if value > limit.sent and (streams is None or few):
                 buffer = builder.start_frame(
                     limit.frame_type,
                     capacity=9,
@@ -477,6 +491,8 @@ class PlainConnection(ControlPlane):
                 )
                 buffer.push_uint_var(value)
                 limit.sent = value
+                if streams is not None:
+                    streams.given = max(streams.given, value)
 
     def _write_stream_limits(self, builder: Any, space: Any, stream: QuicStream) -> None:
         assert isinstance(stream, Stream)
