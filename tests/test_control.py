@@ -34,6 +34,7 @@ from pair import (
 from rawquic.certificates import fingerprint, load_identity
 from rawquic.config import Config
 from rawquic.connection import parameters
+from rawquic.connection import plain as plain_module
 from rawquic.connection.control import GLITCH_BURST, GLITCH_RATE
 from rawquic.connection.interface import Event
 from rawquic.endpoint.routing import Routes
@@ -662,6 +663,25 @@ def test_a_key_update_behind_the_peers_waits_until_that_is_confirmed() -> None:
     assert phase(pair.server) == phase(pair.client) == 0
     assert pair.server.statistics().key_updates == 1
     assert transfer(pair, pair.server, b"x" * 5000) == b"x" * 5000
+
+
+def test_keys_are_updated_long_before_they_wear_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 9001 §6.6."""
+    assert plain_module.PACKETS_PER_KEY < 1 << 22
+    monkeypatch.setattr(plain_module, "PACKETS_PER_KEY", 100)
+    pair = make("plain", "stock").handshake()
+    data = bytes(500 * KIB)
+    assert transfer(pair, pair.client, data) == data
+    sent = pair.client.statistics().packets_sent
+    assert 3 <= pair.client.statistics().key_updates <= sent // 100
+
+    # Stock: never by itself.
+    pair = pair_of("stock")
+    pair.client._packet_number = pair.server._packet_number = 1 << 24
+    pair.client.send_ping(1)
+    pair.flush()
+    pair.run(0.2)
+    assert phase(pair.client) == 0
 
 
 def test_many_key_updates_asked_for_at_once_are_one() -> None:

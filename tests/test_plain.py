@@ -679,6 +679,42 @@ def test_a_stopped_writer_is_told_the_code() -> None:
         pair.client.send_stream_data(0, b"more")
 
 
+@pytest.mark.parametrize("opener", ["client", "server"])
+def test_both_halves_of_a_stream_end_on_their_own(opener: str) -> None:
+    pair = make().handshake()
+    near = getattr(pair, opener)
+    far = pair.other(near)
+    reset, stopped = opened(near, False), opened(near, False)
+    for stream_id in (reset, stopped):
+        near.write(stream_id, b"there", 0)
+    pair.flush()
+    pair.run(0.1)
+    for stream_id in (reset, stopped):
+        far.write(stream_id, b"back", 0)
+    pair.flush()
+    pair.run(0.1)
+    far.reset(reset, 21)  # the opener's receiving half
+    near.stop(stopped, 22)
+    pair.flush()
+    pair.run(0.2)
+    with pytest.raises(StreamReset) as caught:
+        near.read(reset, 10)
+    assert caught.value.code == 21
+    assert far.stop_code(stopped) == 22 and happened(pair, far, Event.STOPPED) == [stopped]
+    assert happened(pair, far, Event.SEND_ENDED) == [reset, stopped]
+    for stream_id in (reset, stopped):  # the other half knows nothing of it
+        assert near.write(stream_id, b" again", 0) == 6
+        near.finish(stream_id)
+    pair.flush()
+    pair.run(0.2)
+    for stream_id in (reset, stopped):
+        assert far.read(stream_id, 100) == b"there again" and far.read(stream_id, 100) == b""
+    pair.flush()
+    pair.run(0.2)
+    assert not near._streams and not far._streams
+    assert near.close_reason is None and far.close_reason is None
+
+
 def test_data_behind_a_stop_is_dropped_and_its_credit_returned() -> None:
     config = Config(receive_window=16 * KIB, stream_receive_window=16 * KIB)
     pair = plain_server(config).handshake()

@@ -46,6 +46,7 @@ MAX_DROPPED_PACKETS = 1000  # packets dropped for too many holes, before the con
 MAX_PACKET = 16383  # aioquic writes the length of STREAM frames in two bytes
 KEEP_ALIVE_PING = -1  # numbers of the application's are not negative, lower ones `KeyUpdates`'
 DATAGRAM_COST = 64  # bytes that a waiting datagram counts for besides its own
+PACKETS_PER_KEY = 1 << 20
 DATAGRAM_FRAME_OVERHEAD = 1 + 1 + 2 + 16  # first byte, frame type, packet number, AEAD tag
 
 
@@ -117,6 +118,7 @@ class PlainConnection(ControlPlane):
         self._write_blocked: dict[int, None] = {}
         self._dirty = False
         self._keys = KeyUpdates()
+        self._keys_since = 0  # the first packet number under the present keys
         self._dropped_packets = 0
         self._lost_bytes = 0
         self._datagrams_in = DatagramQueue()
@@ -579,8 +581,11 @@ class PlainConnection(ControlPlane):
         self._keys.wanted = self._dirty = True
 
     def _advance_keys(self) -> None:
+        if self._packet_number - self._keys_since > PACKETS_PER_KEY:
+            self._keys.wanted = True  # RFC 9001 §6.6: AES-GCM keys last for 2^23 packets
         if self._handshake_confirmed and self._keys.may_begin():
             self.request_key_update()
+            self._keys_since = self._packet_number
         number = self._keys.ping()
         if number is not None:
             self.send_ping(number)
@@ -589,6 +594,7 @@ class PlainConnection(ControlPlane):
         super()._log_key_updated(key_type, trigger)
         if trigger == "remote_update":
             self._keys.peer_updated()
+            self._keys_since = self._packet_number
 
     def set_max_streams(self, unidirectional: bool, count: int) -> None:
         # RFC 9000 §4.6: a limit that was given cannot be taken back. A lower one is reached by
