@@ -18,6 +18,7 @@ from pair import (
 
 from rawquic.connection import plain as plain_module
 from rawquic.connection.interface import Event
+from rawquic.connection.key_updates import KeyUpdates
 
 KIB = 1024
 
@@ -164,3 +165,28 @@ def test_key_update_before_the_handshake_is_confirmed() -> None:
     pair.run(1.0)
     assert phase(pair.client) == phase(pair.server) == 1
     assert pair.client.statistics().key_updates == 1
+
+
+def test_a_confirmation_from_before_the_peers_update_does_not_count() -> None:
+    keys = KeyUpdates()
+    keys.wanted = True
+    assert keys.may_begin() and keys.done == 1
+    number = keys.ping()
+    assert number is not None and number < -1
+    assert keys.ping() is None  # one at a time
+    keys.peer_updated()
+    keys.wanted = True
+    keys.ping_acked(number)  # under the keys before
+    assert not keys.may_begin()
+    again = keys.ping()
+    assert again is not None and again != number
+    keys.ping_acked(again)
+    assert keys.may_begin() and keys.done == 2
+
+
+def test_a_peers_update_is_not_confirmed_until_that_matters() -> None:
+    keys = KeyUpdates()
+    keys.peer_updated()
+    assert keys.ping() is None
+    keys.wanted = True
+    assert not keys.may_begin() and keys.ping() is not None

@@ -8,6 +8,7 @@ import os
 
 import pytest
 from aioquic.quic import events as aioquic_events
+from aioquic.quic.recovery import QuicPacketPacer
 from pair import (
     Pair,
     Reader,
@@ -27,7 +28,7 @@ from pair import stock as make_stock
 
 from rawquic.config import Config
 from rawquic.connection.interface import Event
-from rawquic.connection.plain import PlainConnection
+from rawquic.connection.plain import PACING_BURST, PlainConnection
 from rawquic.errors import (
     DatagramTooLarge,
     DatagramUnsupported,
@@ -431,3 +432,18 @@ def test_one_event_per_change_and_batch() -> None:
         (Event.DATAGRAMS, 0),
     ]
     assert pair.server.events() == []
+
+
+# -- pacing ----------------------------------------------------------------------------------------
+
+
+def test_the_pacers_bucket_holds_what_goes_out_between_two_ticks_of_a_timer() -> None:
+    """asyncio's timers are no finer than about 1 ms: what is paced must fit such steps."""
+
+    def bucket(pacer: QuicPacketPacer) -> float:
+        pacer.update_rate(congestion_window=10_000_000, smoothed_rtt=0.010)
+        return pacer.bucket_max
+
+    assert bucket(plain(True)._loss._pacer) == PACING_BURST >= 0.002
+    # Stock: a fraction of it, for windows like this.
+    assert bucket(make_stock(True)._loss._pacer) < 0.001

@@ -272,8 +272,10 @@ def test_a_reset_returns_the_credit_of_bytes_that_were_never_sent() -> None:
     pair.flush()  # the congestion window lets a part of it out
     sent = pair.client._remote_max_data_used
     assert 0 < sent < 50 * KIB
+    assert pair.client.statistics().bytes_in_flight > 0
     pair.client.reset(stream_id, 1)
     assert pair.client._written == sent
+    assert pair.client._buffered == 0  # the send buffer is free for others at once
     pair.flush()
     pair.run(0.5)
     assert pair.server.close_reason is None
@@ -355,6 +357,16 @@ def test_a_stopped_writer_is_told_the_code() -> None:
     pair.run(0.2)
     with pytest.raises(RuntimeError, match="after the stream was reset"):
         pair.client.send_stream_data(0, b"more")
+
+
+def test_the_first_stop_counts() -> None:
+    pair = plain_server().handshake()
+    stream_id = opened(pair.server)
+    pair.server.write(stream_id, b"x", 0)
+    pair.inject(pair.client, frame(0x05, stream_id, 7))
+    pair.inject(pair.client, frame(0x05, stream_id, 8))
+    assert pair.server.stop_code(stream_id) == 7
+    assert happened(pair, pair.server, Event.STOPPED) == [stream_id]
 
 
 @pytest.mark.parametrize("opener", ["client", "server"])
