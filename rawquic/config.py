@@ -125,6 +125,7 @@ class Config:
         key = self.stateless_reset_key
         if key is not None and not (isinstance(key, bytes) and len(key) >= 16):
             raise ConfigError("Config.stateless_reset_key must be at least 16 bytes, or None")
+        self._seconds("busy_poll", least=0.0)
         if self.busy_poll != 0.0:
             raise NotImplementedError("Config.busy_poll is not there yet; leave it at 0.0")
         self._choice("aead", ("auto", "openssl", "ipsec-mb"))
@@ -132,6 +133,9 @@ class Config:
             raise NotImplementedError('Config.aead is not there yet; leave it at "auto"')
         self._subset("versions", tuple(VERSIONS))
         self._subset("cipher_suites", CIPHER_SUITES)
+        for name in ("keylog_file", "qlog_dir"):
+            if not isinstance(getattr(self, name), str | os.PathLike | None):
+                raise self._bad(name, "a path, or None")
 
     def _bad(self, name: str, allowed: str) -> ConfigError:
         return ConfigError(f"Config.{name}={getattr(self, name)!r}: it must be {allowed}")
@@ -163,7 +167,9 @@ class Config:
 
     def _subset(self, name: str, allowed: tuple[object, ...]) -> None:
         values = getattr(self, name)
-        good = isinstance(values, list | tuple) and values and all(v in allowed for v in values)
+        kind = type(allowed[0])  # True is no version 1
+        good = isinstance(values, list | tuple) and bool(values)
+        good = good and all(type(v) is kind and v in allowed for v in values)
         if not good or len(set(values)) != len(values):
             raise self._bad(name, f"a sequence without repeats out of {allowed}")
         object.__setattr__(self, name, tuple(values))
