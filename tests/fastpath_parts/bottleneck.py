@@ -147,5 +147,5 @@ def reno_segments(loss: float) -> float:
 
 def snapshot(control: Any) -> dict[str, Any]:
     """The fields of a congestion controller that an undone event must leave as they were."""
-    names = ("window", "ssthresh", "credit", "fraction", "ceiling_hit", "recovery_start")
+    names = ("window", "ssthresh", "credit", "ceiling_hit", "recovery_start")
     return {name: getattr(control, name) for name in names}
