@@ -194,7 +194,7 @@ cdef inline void congestion_acked(
 
     largest_sent_at  when the highest-numbered of these packets left. An ACK that reaches over the
                      start of recovery counts whole: the window is then in congestion avoidance,
-                     where one ACK adds a datagram at most.
+                     where an ACK adds little.
     window_was_used  the window, not the application, flow control or pacing, held packets back
     """
     cdef uint64_t threshold, limit = CONGESTION_WINDOW_MAX, step
