@@ -141,7 +141,7 @@ class Bottleneck:
 
 
 def reno_segments(loss: float) -> float:
-    """The average window of Reno at this loss rate: sqrt(3 / (2 p)), RFC 9438 §5.1 (equation 8)."""
+    """The average window of Reno at loss rate p: sqrt(3 / (2 p)) (Mathis et al., 1997)."""
     return math.sqrt(1.5 / loss)
 
 
