@@ -55,6 +55,13 @@ def test_the_search_by_hand(parts):
     assert mtu.current == 1389
 
 
+def test_a_bound_nearer_than_a_step_gets_three_probes_too(parts):
+    mtu = parts.PathMtu(1440, 1452)
+    path = Path(mtu, 1440)
+    path.search()
+    assert path.probes == [1452] * 3
+
+
 def test_one_probe_is_in_flight_at_a_time(parts):
     mtu = parts.PathMtu(1200, 1452)
     assert mtu.probe_size(1.0) == 1452
@@ -222,6 +229,32 @@ def test_an_arrival_smaller_than_what_is_lost_clears_nothing(parts):
     mtu.packet_acked(1300, 15)
     mtu.packet_lost(1452, 20, 29)
     assert mtu.packet_lost(1452, 30, 39)
+
+
+def test_of_several_sizes_lost_the_largest_has_to_arrive(parts):
+    for size, cleared in ((1350, False), (1452, True)):
+        mtu = found(parts)
+        mtu.packet_lost(1300, 10, 19)
+        mtu.packet_lost(1452, 20, 29)
+        mtu.packet_acked(size, 25)
+        assert mtu.packet_lost(1452, 30, 39) != cleared
+
+
+def test_a_smaller_packet_is_no_alibi(parts):
+    mtu = found(parts)
+    mtu.packet_acked(1300, 500)
+    mtu.packet_lost(1452, 100, 500)
+    assert mtu.suspicions == 1
+
+
+def test_a_larger_probe_that_arrived_clears_the_suspicion(parts):
+    mtu = parts.PathMtu(1400, 1452)
+    mtu.packet_lost(1400, 10, 19)
+    mtu.packet_lost(1400, 20, 29)
+    mtu.probe_size(1.0)
+    mtu.probe_sent(30, 1.0)
+    assert mtu.probe_acked(30)
+    assert not mtu.packet_lost(1452, 31, 39)
 
 
 def test_small_packets_are_no_evidence(parts):

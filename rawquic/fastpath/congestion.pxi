@@ -39,7 +39,7 @@ cdef enum:
 cdef struct Cubic:
     # Sizes in bytes, where RFC 9438 has segments.
     double epoch_start   # of this congestion avoidance; CONGESTION_NEVER: not begun
-    double limited_since # the window is not in use since then; CONGESTION_NEVER: it is
+    double used_at       # when the window was last seen in use
     double w_max         # where the plateau is; 0: not known
     double k             # seconds from the epoch's start to the plateau
     double prior         # cwnd_prior: the window before the last reduction; 0: not known
@@ -52,7 +52,7 @@ cdef struct HyStart:
     uint32_t samples       # RTT samples of this round
     bint round_used        # the window was in use in this round
     uint64_t round_end     # the round ends when a later packet is acknowledged; UINT64_MAX: none
-    double last_minimum    # RTT of the round before
+    double last_minimum    # RTT of the round before; INFINITY: not known
     double minimum         # RTT of this round
     double baseline        # RTT at which the conservative phase began
 
@@ -64,9 +64,7 @@ cdef struct CongestionUndo:
     uint64_t window
     uint64_t ssthresh
     uint64_t credit
-    double fraction
     double recovery_start
-    double began_at        # the event
     Cubic cubic
 
 
@@ -77,7 +75,7 @@ cdef struct Congestion:
     uint64_t bytes_in_flight
     uint64_t events            # congestion events, by loss and by ECN, undone ones included
     uint64_t undone            # events that were spurious
-    uint64_t largest_lost      # in the last event; that and earlier numbers can make it spurious
+    uint64_t largest_lost      # so far; that and earlier numbers can make the event spurious
     # For the caller to set, after congestion_begin: on local paths, slow start ends here, and the
     # window goes further only until something is lost. 0: no ceiling.
     uint64_t soft_ceiling
@@ -89,7 +87,6 @@ cdef struct Congestion:
     uint64_t largest_sent
     uint64_t rtt_samples       # that were seen
     uint64_t credit            # NewReno: bytes acknowledged since the window last grew
-    double fraction            # CUBIC: bytes of growth short of a whole one
     double recovery_start      # CONGESTION_NEVER: not in recovery since the beginning
     Cubic cubic
     HyStart hystart
@@ -115,12 +112,11 @@ cdef inline void congestion_fresh_path(Congestion *c) noexcept nogil:
     c.ceiling_hit = False
     c.rtt_samples = 0
     c.credit = 0
-    c.fraction = 0.0
     c.recovery_start = CONGESTION_NEVER
     c.cubic.w_max = c.cubic.k = c.cubic.prior = c.cubic.w_est = 0.0
-    c.cubic.epoch_start = c.cubic.limited_since = CONGESTION_NEVER
+    c.cubic.epoch_start = c.cubic.used_at = CONGESTION_NEVER
     c.undo.possible = False
-    hystart_begin(&c.hystart, UINT64_MAX)
+    hystart_begin(&c.hystart)
 
 
 cdef inline void congestion_begin(
@@ -198,7 +194,7 @@ cdef inline void congestion_acked(
 
     largest_sent_at  when the highest-numbered of these packets left. An ACK that reaches over the
                      start of recovery counts whole: the window is then in congestion avoidance,
-                     where one ACK adds a datagram at most.
+                     where an ACK adds little.
     window_was_used  the window, not the application, flow control or pacing, held packets back
     """
     cdef uint64_t threshold, limit = CONGESTION_WINDOW_MAX, step
@@ -215,49 +211,43 @@ cdef inline void congestion_acked(
             limit = c.soft_ceiling
     # RFC 9002 §7.3.2: nothing sent before recovery began grows the window. §7.8: nor does what
     # is acknowledged while the window is not full.
-    if largest_sent_at > c.recovery_start:
-        if not window_was_used or c.window >= limit:
-            cubic_limited(&c.cubic, now)
+    if largest_sent_at <= c.recovery_start or not window_was_used or c.window >= limit:
+        return
+    if c.window < threshold:
+        # RFC 9002 §7.3.1. RFC 9406 §4.3: no limit to the step, since we pace.
+        step = acked
+        if c.hystart.conservative:
+            step = acked // HYSTART_CSS_DIVISOR
+        if step < threshold - c.window:
+            c.window += step
+            acked = 0
         else:
-            if c.window < threshold:
-                # RFC 9002 §7.3.1. RFC 9406 §4.3: no limit to the step, since we pace.
-                step = acked
-                if c.hystart.conservative:
-                    step = acked // HYSTART_CSS_DIVISOR
-                if step < threshold - c.window:
-                    c.window += step
-                    acked = 0
-                else:
-                    acked = step - (threshold - c.window)
-                    c.window = threshold
-            if acked != 0:
-                if c.algorithm == CUBIC:
-                    cubic_grow(c, rtt, acked, largest_sent_at, now)
-                else:
-                    # RFC 9002 §7.3.3: a datagram for each window that is acknowledged.
-                    c.credit += acked
-                    step = c.credit // c.window
-                    c.credit -= step * c.window
-                    c.window += step * c.datagram_size
-            if c.window > limit:
-                c.window = limit
-    if c.bytes_in_flight == 0:
-        cubic_limited(&c.cubic, now)
+            acked = step - (threshold - c.window)
+            c.window = threshold
+    if acked != 0:
+        if c.algorithm == CUBIC:
+            cubic_grow(c, rtt, acked, largest_sent_at, now)
+        else:
+            # RFC 9002 §7.3.3: a datagram for each window that is acknowledged.
+            c.credit += acked
+            step = c.credit // c.window
+            c.credit -= step * c.window
+            c.window += step * c.datagram_size
+    if c.window > limit:
+        c.window = limit
 
 
-cdef inline bint congestion_event(Congestion *c, double sent_at, double now) noexcept nogil:
-    """Reduce the window, once per round trip; True where that was done."""
+cdef inline void congestion_event(Congestion *c, double sent_at, double now) noexcept nogil:
+    """Reduce the window, once per round trip."""
     # RFC 9002 §7.3.2: what was sent before recovery began belongs to the same event.
     if sent_at <= c.recovery_start:
-        return False
+        return
     c.undo.possible = True
     c.undo.ceiling_hit = c.ceiling_hit
     c.undo.window = c.window
     c.undo.ssthresh = c.ssthresh
     c.undo.credit = c.credit
-    c.undo.fraction = c.fraction
     c.undo.recovery_start = c.recovery_start
-    c.undo.began_at = now
     c.undo.cubic = c.cubic
     c.events += 1
     c.recovery_start = now
@@ -273,21 +263,18 @@ cdef inline bint congestion_event(Congestion *c, double sent_at, double now) noe
         c.window = congestion_minimum_window(c)
     c.ssthresh = c.window
     c.credit = 0
-    c.fraction = 0.0
     c.hystart.conservative = False
-    return True
 
 
 cdef inline void congestion_lost(
     Congestion *c, uint64_t lost, uint64_t largest_lost, double largest_lost_sent_at, double now
 ) noexcept nogil:
     """One round of loss detection found `lost` bytes in flight lost."""
-    cdef bint begun
     if lost == 0:
         return
     congestion_left_flight(c, lost)
-    begun = congestion_event(c, largest_lost_sent_at, now)
-    if begun or largest_lost > c.largest_lost:
+    congestion_event(c, largest_lost_sent_at, now)
+    if largest_lost > c.largest_lost:
         c.largest_lost = largest_lost
 
 
@@ -302,7 +289,6 @@ cdef inline void congestion_persistent(Congestion *c) noexcept nogil:
     c.window = congestion_minimum_window(c)
     c.recovery_start = CONGESTION_NEVER
     c.credit = 0
-    c.fraction = 0.0
     # RFC 9438 §4.8: what CUBIC remembers is void; it begins with K = 0 after slow start.
     c.cubic.w_max = c.cubic.prior = 0.0
     c.cubic.epoch_start = CONGESTION_NEVER
@@ -318,22 +304,12 @@ cdef inline void congestion_spurious(Congestion *c) noexcept nogil:
         c.window = c.undo.window
     c.ssthresh = c.undo.ssthresh
     c.credit = c.undo.credit
-    c.fraction = c.undo.fraction
     c.recovery_start = c.undo.recovery_start
     c.ceiling_hit = c.undo.ceiling_hit
     c.cubic = c.undo.cubic
-    cubic_limited(&c.cubic, c.undo.began_at)  # the curve stood still since
-    if c.ssthresh == UINT64_MAX:
-        hystart_begin(&c.hystart, c.largest_sent)
 
 
 # CUBIC
-
-
-cdef inline void cubic_limited(Cubic *cubic, double now) noexcept nogil:
-    """The window is not in use: RFC 9438 §5.8, the curve is not to run on meanwhile."""
-    if cubic.limited_since == CONGESTION_NEVER:
-        cubic.limited_since = now
 
 
 cdef inline void cubic_reduce(Cubic *cubic, double window) noexcept nogil:
@@ -359,7 +335,6 @@ cdef inline void cubic_grow(
     cdef double segment = <double>c.datagram_size
     cdef double share = <double>acked / window
     cdef double idle, t, target
-    cdef uint64_t whole
     if share > 1.0:
         share = 1.0
     if cubic.epoch_start == CONGESTION_NEVER:
@@ -373,11 +348,13 @@ cdef inline void cubic_grow(
             # RFC 9438 §4.8, §4.10: no plateau ahead, as after HyStart++: it is here.
             cubic.w_max = window
             cubic.k = 0.0
-    elif cubic.limited_since != CONGESTION_NEVER:
-        idle = sent_at - cubic.limited_since
+    else:
+        # RFC 9438 §5.8: the curve does not run on while the window is not in use. What is
+        # acknowledged now left before the last such ACK came, unless there was a pause.
+        idle = sent_at - cubic.used_at
         if idle > 0.0:
             cubic.epoch_start += idle
-    cubic.limited_since = CONGESTION_NEVER
+    cubic.used_at = now
     t = now - cubic.epoch_start
     if not t > 0.0:
         t = 0.0
@@ -392,10 +369,8 @@ cdef inline void cubic_grow(
     if target > 1.5 * window:
         target = 1.5 * window
     if target > window:
-        c.fraction += (target - window) * share
-        whole = <uint64_t>c.fraction
-        c.fraction -= <double>whole
-        c.window += whole
+        # Cut to whole bytes: that leaves the window behind its curve by a byte per segment.
+        c.window += <uint64_t>((target - window) * share)
 
 
 # HyStart++
@@ -410,12 +385,12 @@ cdef inline void hystart_round(HyStart *h, uint64_t round_end) noexcept nogil:
     h.samples = 0
 
 
-cdef inline void hystart_begin(HyStart *h, uint64_t round_end) noexcept nogil:
+cdef inline void hystart_begin(HyStart *h) noexcept nogil:
     h.conservative = False
     h.css_rounds = 0
     h.baseline = INFINITY
     h.minimum = INFINITY
-    hystart_round(h, round_end)
+    hystart_round(h, UINT64_MAX)
 
 
 @cython.cdivision(True)
@@ -444,7 +419,7 @@ cdef inline void hystart_acked(
             h.minimum = rtt.latest
     if window_was_used:
         h.round_used = True
-    if h.samples >= HYSTART_SAMPLES and h.last_minimum < INFINITY:
+    if h.samples >= HYSTART_SAMPLES:
         if h.conservative:
             if h.minimum < h.baseline:
                 h.conservative = False  # the delay was a passing one

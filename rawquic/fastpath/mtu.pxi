@@ -42,7 +42,7 @@ cdef struct Mtu:
     double search_at         # no probe before this time; MTU_NEVER: there is nothing to find
     # Black-hole detection: large packets lost in these many flights, none acknowledged since.
     uint8_t suspicions
-    uint16_t suspect_size    # the smallest of them
+    uint16_t suspect_size    # the largest of them
     uint64_t suspect_from    # the first of them
     uint64_t flight_end      # losses up to this number are in a flight that was counted
     uint64_t full_acked      # highest number acknowledged of a packet of full size, plus 1
@@ -169,7 +169,7 @@ cdef inline bint mtu_packet_lost(
     if mtu.suspicions == 0:
         mtu.suspect_size = size
         mtu.suspect_from = packet_number
-    elif size < mtu.suspect_size:
+    elif size > mtu.suspect_size:
         mtu.suspect_size = size
     mtu.suspicions += 1
     mtu.flight_end = largest_sent
@@ -177,7 +177,6 @@ cdef inline bint mtu_packet_lost(
         return False
     mtu.black_holes += 1
     mtu.current = MTU_BASE
-    mtu.full_acked = 0
     mtu_trust(mtu)
     mtu_search(mtu, MTU_NEVER)
     mtu.cooling = True

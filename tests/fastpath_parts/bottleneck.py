@@ -141,11 +141,11 @@ class Bottleneck:
 
 
 def reno_segments(loss: float) -> float:
-    """The average window of Reno at this loss rate: sqrt(3 / (2 p)), RFC 9438 §5.1 (equation 8)."""
+    """The average window of Reno at loss rate p: sqrt(3 / (2 p)) (Mathis et al., 1997)."""
     return math.sqrt(1.5 / loss)
 
 
 def snapshot(control: Any) -> dict[str, Any]:
     """The fields of a congestion controller that an undone event must leave as they were."""
-    names = ("window", "ssthresh", "credit", "fraction", "ceiling_hit", "recovery_start")
+    names = ("window", "ssthresh", "credit", "ceiling_hit", "recovery_start")
     return {name: getattr(control, name) for name in names}
