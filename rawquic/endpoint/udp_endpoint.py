@@ -39,6 +39,7 @@ logger = logging.getLogger("rawquic")
 TIMER_SLACK = 0.0001  # seconds; the loop may call a timer that much early
 TURN_SECONDS = 0.004  # reading goes on so long before other tasks get their turn
 RESET_BURST, RESET_RATE = 50, 50.0  # stateless resets: at once, and per second
+INTERNAL_ERROR = 0x1  # RFC 9000 §20.1
 MIN_RESET_TRIGGER = 43  # RFC 9000 §10.3: an answer of 42 bytes is still smaller
 UNREACHABLE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EPERM})
 
@@ -240,7 +241,8 @@ class UdpEndpoint:
 
     def _broken(self, link: Link, error: Exception) -> None:
         logger.error("connection %s broke", link.connection.connection_id().hex(), exc_info=error)
-        link.connection.fail(SessionError(f"internal error: {error!r}"))
+        reason = SessionError(f"internal error: {error!r}")
+        link.connection.close_with_transport_error(INTERNAL_ERROR, "", reason)
 
     # -- out -----------------------------------------------------------------------------------
 
