@@ -368,6 +368,8 @@ class RawQuicSession:
         self._pings.clear()
         if self._release is not None and self._release_task is None:
             self._release_task = asyncio.ensure_future(self._release())
+            # The loop may end, and cancel the task, before it has run at all.
+            self._release_task.add_done_callback(lambda _: self._link.endpoint.abort())
 
 
 class Connection:

@@ -342,13 +342,15 @@ class UdpEndpoint:
             link.connection.close_session(0, b"")
             self._after(link)  # whoever waits for its handshake hears of it
             self._dirty[link] = None
-        self._flush()
-        waits = [item.round_trip for item in self._lingering if item.packets]
-        if waits and not self.dead:
-            # Long enough to answer a peer that was still sending when our close got lost.
-            await asyncio.sleep(min(max(waits) * 2, 0.5))
-            self._send()
-        self.abort()
+        try:
+            self._flush()
+            waits = [item.round_trip for item in self._lingering if item.packets]
+            if waits and not self.dead:
+                # Long enough to answer a peer that was still sending when our close got lost.
+                await asyncio.sleep(min(max(waits) * 2, 0.5))
+                self._send()
+        finally:
+            self.abort()
 
     def abort(self) -> None:
         """Close the socket now."""
