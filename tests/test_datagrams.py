@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from loopback import Certificate, Relay, error_of, pair, until, waiting, within
+from loopback import Certificate, Relay, blocked_one, error_of, pair, until, waiting, within
 
 from rawquic import ClosedLocally, Config, DatagramTooLarge, DatagramUnsupported
 
@@ -148,21 +148,11 @@ async def test_waiting_for_room_waits(certificate: Certificate) -> None:
     async with pair(certificate, config=config, relay=relay) as (client, _, _):
         relay.drop = lambda data, to_server: True
         # The congestion window fills, for nothing is acknowledged; then the buffer does.
-        while True:
-            sending = asyncio.ensure_future(client.send_datagram_wait(bytes(1000)))
-            for _ in range(5):
-                await asyncio.sleep(0)
-            if not sending.done():
-                break
+        sending = await blocked_one(lambda: client.send_datagram_wait(bytes(1000)))
         relay.drop = lambda data, to_server: False
         await within(sending)
         relay.drop = lambda data, to_server: True
-        while True:
-            sending = asyncio.ensure_future(client.send_datagram_wait(bytes(1000)))
-            for _ in range(5):
-                await asyncio.sleep(0)
-            if not sending.done():
-                break
+        sending = await blocked_one(lambda: client.send_datagram_wait(bytes(1000)))
         client.close()
         assert type(await error_of(sending)) is ClosedLocally
 

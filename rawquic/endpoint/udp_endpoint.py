@@ -42,6 +42,7 @@ logger = logging.getLogger("rawquic")
 TIMER_SLACK = 0.0001  # seconds; the loop may call a timer that much early
 TURN_SECONDS = 0.004  # reading goes on so long before other tasks get their turn
 RESET_BURST, RESET_RATE = 50, 50.0  # stateless resets: at once, and per second
+INTERNAL_ERROR = 0x1  # RFC 9000 §20.1
 MIN_RESET_TRIGGER = 43  # RFC 9000 §10.3: an answer of 42 bytes is still smaller
 UNREACHABLE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EPERM})
 
@@ -261,7 +262,8 @@ class UdpEndpoint:
 
     def _broken(self, link: Link, error: Exception) -> None:
         logger.error("connection %s broke", link.connection.connection_id().hex(), exc_info=error)
-        link.connection.fail(SessionError(f"internal error: {error!r}"))
+        reason = SessionError(f"internal error: {error!r}")
+        link.connection.close_with_transport_error(INTERNAL_ERROR, "", reason)
 
     # -- out -----------------------------------------------------------------------------------
 
@@ -378,13 +380,15 @@ class UdpEndpoint:
             link.connection.close_session(0, b"")
             self._after(link)  # whoever waits for its handshake hears of it
             self._dirty[link] = None
-        self._flush()
-        waits = [item.round_trip for item in self._lingering if item.packets]
-        if waits and not self.dead:
-            # Long enough to answer a peer that was still sending when our close got lost.
-            await asyncio.sleep(min(max(waits) * 2, 0.5))
-            self._send()
-        self.abort()
+        try:
+            self._flush()
+            waits = [item.round_trip for item in self._lingering if item.packets]
+            if waits and not self.dead:
+                # Long enough to answer a peer that was still sending when our close got lost.
+                await asyncio.sleep(min(max(waits) * 2, 0.5))
+                self._send()
+        finally:
+            self.abort()
 
     def abort(self) -> None:
         """Close the socket now."""
