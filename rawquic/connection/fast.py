@@ -5,6 +5,7 @@ Everything in 1-RTT packets is the data plane's: aioquic's frames travel through
 handlers get the frames that are theirs, one at a time. See docs/architecture.md for the rules.
 """
 
+import logging
 import math
 from typing import Any
 
@@ -25,6 +26,7 @@ from .. import _fastpath
 from ..errors import (
     DatagramTooLarge,
     DatagramUnsupported,
+    SessionError,
     StatelessReset,
     StreamFinished,
     StreamReset,
@@ -34,6 +36,8 @@ from .control import ControlPlane
 from .frame_sink import FrameSink, Token
 from .interface import Address, Event, EventTuple, PathStatistics
 from .one_rtt_gate import OneRttGate
+
+logger = logging.getLogger("rawquic")
 
 EVENTS = tuple(Event)
 MAX_EARLY_PACKETS = 32  # 1-RTT packets that came before their keys
@@ -75,7 +79,9 @@ class FastConnection(ControlPlane):
         self._control_dirty = True
         self._now = 0.0
         self._receiving_from: QuicNetworkPath | None = None
-        self._key_updates_asked = 0
+        # Datagrams of the handshake; the data plane counts its own, and path probes.
+        self._received_datagrams = self._received_bytes = 0
+        self._sent_datagrams = self._sent_bytes = self._probes_sent = 0
         self._reactor: Any = None
 
     # -- keys ----------------------------------------------------------------------------------
@@ -131,6 +137,8 @@ class FastConnection(ControlPlane):
     def _receive_long(self, data: bytes, address: Address, now: float) -> None:
         """aioquic gets the whole datagram's length, with what is the data plane's blanked."""
         handshake, tail = self._cut(data)
+        self._received_datagrams += 1
+        self._received_bytes += len(data) - len(tail)
         self.receive_datagram(handshake, address, now)
         self._control_dirty = True
         self._take_aioquic_events()
@@ -239,6 +247,12 @@ class FastConnection(ControlPlane):
             self.host_cid = cid
             self.change_connection_id()
             self._control_dirty = True
+
+    def broke(self, error: Exception) -> None:
+        """An error inside the data plane: this connection ends, and says so."""
+        logger.error("connection %s broke", self.connection_id().hex(), exc_info=error)
+        reason = SessionError(f"internal error: {error!r}")
+        self.close_with_transport_error(QuicErrorCode.INTERNAL_ERROR, "", reason)
 
     def data_plane_failed(self, code: int, frame_type: int, reason: str) -> None:
         self.close(error_code=code, frame_type=frame_type, reason_phrase=reason)
@@ -353,7 +367,7 @@ class FastConnection(ControlPlane):
             return self._close_packets(now)
         packets: list[tuple[bytes, Address]] = []
         if not self._handshake_confirmed or len(self._network_paths) > 1:
-            packets = super().datagrams_to_send(now)
+            packets = self._handshake_packets(now)
         if self._control_dirty and self.handshake_done:
             self._write_control(now)
         path = self._network_paths[0]
@@ -368,6 +382,14 @@ class FastConnection(ControlPlane):
             if before >= 0:
                 path.bytes_sent += before - self.plane.allowance
         self._after_call()
+        return packets
+
+    def _handshake_packets(self, now: float) -> list[tuple[bytes, Address]]:
+        """What aioquic builds itself: Initial and Handshake packets."""
+        probes = self._probes_sent
+        packets = super().datagrams_to_send(now)
+        self._sent_datagrams += len(packets) - (self._probes_sent - probes)
+        self._sent_bytes += sum(len(packet) for packet, _ in packets)
         return packets
 
     def _write_control(self, now: float) -> None:
@@ -393,7 +415,7 @@ class FastConnection(ControlPlane):
         """CONNECTION_CLOSE in the spaces that the peer can read (RFC 9000 §10.2.3)."""
         event = self._close_event
         assert event is not None
-        packets = super().datagrams_to_send(now) if not self._handshake_confirmed else []
+        packets = self._handshake_packets(now) if not self._handshake_confirmed else []
         if self.handshake_done:
             sink = FrameSink()
             self._write_connection_close_frame(
@@ -429,6 +451,8 @@ class FastConnection(ControlPlane):
             return []
         packet = self.plane.build_single(payload, network_path.peer_cid.cid, now, 1200)
         network_path.bytes_sent += len(packet)
+        self._probes_sent += 1
+        self._sent_bytes -= len(packet)
         return [(packet, network_path.addr)]
 
     # -- time ----------------------------------------------------------------------------------
@@ -566,7 +590,12 @@ class FastConnection(ControlPlane):
         return self.plane.pto() if self.handshake_done else super().probe_timeout()
 
     def statistics(self) -> PathStatistics:
-        return PathStatistics(**self.plane.statistics())
+        counted = self.plane.statistics()
+        counted["datagrams_received"] += self._received_datagrams
+        counted["bytes_received"] += self._received_bytes
+        counted["datagrams_sent"] += self._sent_datagrams
+        counted["bytes_sent"] += self._sent_bytes
+        return PathStatistics(**counted)
 
 
 PROBE_PING = (1 << 62) - 1  # the number of a PING that nobody waits for

@@ -323,7 +323,7 @@ class UdpEndpoint:
             packets = connection.datagrams_to_send(now)
         except Exception as error:
             self._broken(link, error)
-            packets = []
+            packets = self._last_words(connection, now)
         local = link.local
         self._outgoing += [(data, peer, local, 0) for data, peer in packets]
         self._after(link)
@@ -333,6 +333,15 @@ class UdpEndpoint:
         peer = connection.peer_address()
         if peer != link.address:
             self.routes.moved(link, peer)
+
+    @staticmethod
+    def _last_words(connection: Connection, now: float) -> list[tuple[bytes, Address]]:
+        """The close of a connection that broke; nothing where that fails as well."""
+        try:
+            return connection.datagrams_to_send(now)
+        except Exception:
+            logger.debug("a broken connection cannot say so", exc_info=True)
+            return []
 
     def _send(self) -> None:
         outgoing = self._outgoing

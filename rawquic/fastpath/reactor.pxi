@@ -179,7 +179,10 @@ cdef class Reactor:
         waiting, self.waiting = self.waiting, []
         for plane in waiting:
             (<DataPlane>plane).listed = False
-            reactor_flush(self, plane, monotonic())
+            try:
+                reactor_flush(self, plane, monotonic())
+            except Exception as error:
+                plane_broke(plane, error)
 
 
 cdef uint64_t cid_number(bytes cid) except? 0:
@@ -235,7 +238,11 @@ cdef int reactor_message(Reactor self, Message *message, list others, double now
         ):
             at += size
         plane.local = message.local
-        plane_receive(plane, data + start, min(at, message.length) - start, size, message.ecn, now)
+        try:
+            plane_receive(
+                plane, data + start, min(at, message.length) - start, size, message.ecn, now)
+        except Exception as error:
+            plane_broke(plane, error)
         if not plane.listed:
             plane.listed = True
             self.touched.append(plane)
@@ -246,19 +253,31 @@ cdef int reactor_after(Reactor self, list others) except -1:
     """A batch is complete: acknowledge it, send what it made possible, tell Python."""
     cdef list touched = self.touched, ready = []
     cdef DataPlane plane
+    cdef bint more
     cdef double now = monotonic()
     self.touched = []
     for item in touched:
+        more = False
         plane = <DataPlane>item
         plane.listed = False
         if plane.received.unacked >= 2:
             plane.received.urgent = True
-        if reactor_flush(self, plane, now):
-            ready.append(plane)
-        elif plane_has_news(plane):
+        try:
+            more = reactor_flush(self, plane, now)
+        except Exception as error:
+            plane_broke(plane, error)
+        if more or plane_has_news(plane):
             ready.append(plane)
     if (others or ready or self.has_notes()) and self.on_batch is not None:
         self.on_batch(others, ready)
+    return 0
+
+
+cdef int plane_broke(DataPlane self, error) except -1:
+    """An error that is ours, or memory: this connection ends, the others go on."""
+    self.closing = True
+    if self.control is not None:
+        self.control.broke(error)
     return 0
 
 
