@@ -45,6 +45,11 @@ async def echo_server(certificate: Certificate) -> AsyncIterator[rawquic.Server]
     await server.wait_closed()
 
 
+def pytest_report_header():
+    info = rawquic.backend_info()
+    return "rawquic: " + ", ".join(f"{key} {value}" for key, value in info.items())
+
+
 @pytest.fixture(params=["compiled", "python"])
 def udp_class(request):
     return compiled() if request.param == "compiled" else udp_python.UdpSocket
