@@ -18,7 +18,12 @@ from aioquic.quic.connection import (
     QuicReceiveContext,
 )
 from aioquic.quic.crypto import derive_key_iv_hp
-from aioquic.quic.packet import QuicPacketType, QuicProtocolVersion, pull_quic_header
+from aioquic.quic.packet import (
+    QuicErrorCode,
+    QuicPacketType,
+    QuicProtocolVersion,
+    pull_quic_header,
+)
 from aioquic.quic.packet_builder import QuicDeliveryState
 from aioquic.tls import CipherSuite, Epoch, cipher_suite_hash, hkdf_expand_label
 
