@@ -413,3 +413,18 @@ async def test_use_after_aclose(certificate: Certificate, echo_server: Server) -
     with pytest.raises(RuntimeError, match="closed"):
         await within(endpoint.connect(*echo_server.local_address, **certificate.client))
     assert time.monotonic() - began < 3
+
+
+async def test_the_aead_provider_can_be_chosen(certificate: Certificate) -> None:
+    there = rawquic.backend_info()["aead"]
+    assert isinstance(there, list)
+    for provider in ("openssl", "ipsec-mb"):
+        config = rawquic.Config(aead=provider)
+        if provider in there:
+            async with pair(certificate, config=config) as (client, _, _):
+                send, recv = await within(client.open_bi())
+                await within(client.connection.ping())
+                assert send.id == recv.id
+        else:
+            with pytest.raises(ConfigError, match=f"Config.aead='{provider}': here it can be"):
+                await rawquic.connect("127.0.0.1", 1, config=config)

@@ -131,8 +131,6 @@ def test_a_bad_reset_key_is_not_told() -> None:
     [
         ("congestion_control", "bbr"),
         ("busy_poll", 0.001),
-        ("aead", "openssl"),
-        ("aead", "ipsec-mb"),
     ],
 )
 def test_what_is_not_there_yet_says_so(name: str, value: Any) -> None:

@@ -116,7 +116,10 @@ class FastConnection(ControlPlane):
         return self._packet_key(suite, key, iv, hp)
 
     def _packet_key(self, suite: Any, key: bytes, iv: bytes, hp: bytes) -> Any:
-        return _fastpath.PacketKey(CIPHERS[suite], key, iv, hp, provider=self.config.aead)
+        provider = self.config.aead
+        if suite is CipherSuite.CHACHA20_POLY1305_SHA256:
+            provider = "auto"  # ipsec-mb is for AES-GCM
+        return _fastpath.PacketKey(CIPHERS[suite], key, iv, hp, provider=provider)
 
     def next_keys(self) -> None:
         """The data plane went on to the next phase: derive the one behind it."""
