@@ -12,7 +12,6 @@ import functools
 import importlib
 import os
 import socket
-import ssl
 import sys
 from importlib import metadata
 from typing import TYPE_CHECKING, Literal
@@ -67,6 +66,8 @@ def _choose() -> tuple[Literal["compiled", "python"], str | None]:
 
 BACKEND, _REASON = _choose()
 
+if TYPE_CHECKING:
+    from rawquic import _fastpath
 if TYPE_CHECKING or BACKEND == "python":
     UdpSocket = udp_python.UdpSocket
 else:
@@ -81,14 +82,6 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "unknown"
-
-
-def _openssl_version() -> str:
-    return ssl.OPENSSL_VERSION
-
-
-def _aead_providers() -> tuple[str, ...]:
-    return ()
 
 
 @functools.cache
@@ -114,8 +107,8 @@ def backend_info() -> dict[str, object]:
         "backend": BACKEND,
         "version": _version("rawquic"),
         "aioquic": _version("aioquic"),
-        "openssl": _openssl_version() if compiled else None,
-        "aead": list(_aead_providers()) if compiled else [],
+        "openssl": _fastpath.openssl_version() if compiled else None,
+        "aead": list(_fastpath.aead_providers()) if compiled else [],
         "gso": compiled and _kernel_has(UDP_SEGMENT, 1200),
         "gro": compiled and _kernel_has(UDP_GRO, 1),
     }

@@ -85,6 +85,7 @@ class ReaderIO:
         self._udp = UdpSocket(sock, gso=config.enable_gso, gro=config.enable_gro)
         self._on_batch: Callable[[list[Incoming]], None] | None = None
         self._writer: Callable[[], None] | None = None
+        self._had_errors = False
 
     async def start(self, on_batch: Callable[[list[Incoming]], None]) -> None:
         self._on_batch = on_batch
@@ -92,8 +93,13 @@ class ReaderIO:
 
     def _readable(self) -> None:
         batch = self._udp.receive(BATCH)
+        self._had_errors = not batch
         if self._on_batch is not None:
             self._on_batch(batch)
+        if self._had_errors and self._on_batch is not None:
+            # libuv stops watching a socket on POLLERR, which one ICMP message causes.
+            self._loop.remove_reader(self._socket.fileno())
+            self._loop.add_reader(self._socket.fileno(), self._readable)
 
     def read_more(self) -> list[Incoming]:
         return self._udp.receive(BATCH)
@@ -112,7 +118,9 @@ class ReaderIO:
             callback()
 
     def take_errors(self) -> list[tuple[int, Address | None]]:
-        return self._udp.take_errors()
+        errors = self._udp.take_errors()
+        self._had_errors = self._had_errors or bool(errors)
+        return errors
 
     def take_too_large(self) -> list[tuple[Address, int]]:
         return self._udp.take_too_large()

@@ -1,0 +1,49 @@
+"""A network namespace of our own, for what loopback does not do: small MTU, no answer to ARP."""
+
+import concurrent.futures
+import ctypes
+import os
+import shutil
+import socket
+import subprocess
+
+CLONE_NEWNET = 0x40000000
+
+
+class CannotIsolate(Exception):
+    """Why there can be no namespace here."""
+
+
+class Namespace:
+    """A fresh network namespace, held by a thread; its sockets work in every thread."""
+
+    def __init__(self):
+        if shutil.which("ip") is None:
+            raise CannotIsolate("needs the ip command")
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        try:
+            self._thread.submit(self._enter).result()
+        except OSError as error:
+            self._thread.shutdown()
+            raise CannotIsolate(f"needs root for a network namespace ({error})") from error
+
+    @staticmethod
+    def _enter():
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.unshare(CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    def ip(self, *words):
+        """Run `ip` in the namespace."""
+        command = ["ip", *map(str, words)]
+        self._thread.submit(subprocess.run, command, check=True, capture_output=True).result()
+
+    def socket(self, family=socket.AF_INET):
+        return self._thread.submit(socket.socket, family, socket.SOCK_DGRAM).result()
+
+    def interface(self, name):
+        """The number of an interface."""
+        return self._thread.submit(socket.if_nametoindex, name).result()
+
+    def close(self):
+        self._thread.shutdown()
