@@ -139,7 +139,7 @@ def extensions() -> list[Extension]:
     try:
         from Cython.Build import cythonize
 
-        return cythonize([extension()], include_path=["rawquic"], language_level="3")
+        return cythonize([extension()], include_path=[".", "rawquic"], language_level="3")
     except CannotBuild as reason:
         fail_or_fall_back(str(reason))
         return []
