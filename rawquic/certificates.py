@@ -63,28 +63,32 @@ def load_trust_anchors(
     capath: str | os.PathLike[str] | None,
     cadata: str | bytes | None,
 ) -> dict[str, Any]:
-    """Check the three ways to name trust anchors; `cadata` may be PEM or DER, and becomes PEM.
+    """Check the three ways to name trust anchors; PEM or DER, what aioquic gets is PEM.
 
     Raises:
         ConfigError: a file or folder cannot be read, or holds no certificate.
     """
+    for role, path in (("cafile", cafile), ("capath", capath)):
+        if path is not None and not isinstance(path, str | os.PathLike):
+            kind = type(path).__name__
+            raise ConfigError(f"{role} must be a path, not {kind}; certificates go into cadata")
+    found: list[x509.Certificate] = []
     if cafile is not None:
-        pem = _read(os.fspath(cafile), "cafile")
-        _parse_anchors(pem, f"cafile {os.fspath(cafile)!r}")
+        raw = _read(os.fspath(cafile), "cafile")
+        in_file = _parse_anchors(raw, f"cafile {os.fspath(cafile)!r}")
+        if b"-----BEGIN" not in raw:  # OpenSSL reads PEM files only
+            found, cafile = in_file, None
     if capath is not None and not Path(capath).is_dir():
         raise ConfigError(f"capath {os.fspath(capath)!r}: not a folder")
-    data = None
     if cadata is not None:
         raw = cadata.encode() if isinstance(cadata, str) else bytes(cadata)
-        # aioquic splits PEM at line feeds; write it afresh, whatever the line ends were.
-        data = b"".join(
-            certificate.public_bytes(serialization.Encoding.PEM)
-            for certificate in _parse_anchors(raw, "cadata")
-        )
+        found = found + _parse_anchors(raw, "cadata")
+    # aioquic splits PEM at line feeds; write it afresh, whatever the line ends were.
+    data = b"".join(each.public_bytes(serialization.Encoding.PEM) for each in found)
     return {
         "cafile": None if cafile is None else os.fspath(cafile),
         "capath": None if capath is None else os.fspath(capath),
-        "cadata": data,
+        "cadata": data or None,
     }
 
 
@@ -116,35 +120,36 @@ def fingerprint(certificate: x509.Certificate) -> bytes:
 
 
 def _name(source: PathOrPem, role: str) -> str:
-    return (
-        f"{role} (PEM given as bytes)"
-        if isinstance(source, bytes)
-        else (f"{role} {os.fspath(source)!r}")
-    )
+    if isinstance(source, bytes):
+        return f"{role} (PEM given as bytes)"
+    if not isinstance(source, str | os.PathLike):
+        raise ConfigError(f"{role} must be a path, or PEM as bytes, not {type(source).__name__}")
+    return f"{role} {os.fspath(source)!r}"
 
 
 def _read(source: PathOrPem, role: str) -> bytes:
     if isinstance(source, bytes):
         return source
-    if not isinstance(source, str | os.PathLike):
-        raise ConfigError(f"{role} must be a path, or PEM as bytes, not {type(source).__name__}")
     try:
         return Path(source).read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"{role} {os.fspath(source)!r} cannot be read: {error.strerror}"
-        ) from error
+    except (OSError, ValueError) as error:  # ValueError: no path can hold a zero byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{role} {os.fspath(source)!r} cannot be read: {reason}") from error
 
 
 def _load_key(pem: bytes, what: str, password: str | bytes | None) -> Any:
     secret = password.encode() if isinstance(password, str) else password
+    if not isinstance(secret, bytes | None):
+        raise ConfigError(f"password must be str or bytes, not {type(password).__name__}")
     begin = pem.find(b"-----BEGIN", max(pem.find(b"PRIVATE KEY-----") - 40, 0))
+    pem = pem[max(begin, 0) :]
     try:
-        key = serialization.load_pem_private_key(pem[max(begin, 0) :], password=secret)
+        try:
+            key = serialization.load_pem_private_key(pem, password=secret)
+        except TypeError:  # it is not encrypted, or there is no password, or an empty one
+            key = serialization.load_pem_private_key(pem, password=None)
     except TypeError as error:
-        if secret is None:
-            raise ConfigError(f"{what}: the private key is encrypted, give its password") from error
-        key = serialization.load_pem_private_key(pem[max(begin, 0) :], password=None)
+        raise ConfigError(f"{what}: the private key is encrypted, give its password") from error
     except Exception as error:
         reason = "wrong password or damaged key" if secret else "not a valid PEM private key"
         raise ConfigError(f"{what}: {reason} ({error})") from error

@@ -17,7 +17,7 @@ from .connection.interface import Address, Event, EventTuple
 from .connection.plain import PlainConnection
 from .endpoint.io import normalize
 from .endpoint.udp_endpoint import UdpEndpoint
-from .errors import HandshakeFailed, HandshakeTimeout, SessionError
+from .errors import ClosedLocally, HandshakeFailed, HandshakeTimeout, SessionError
 from .server import Server, ServerOptions, bind
 from .session import RawQuicSession
 from .tls import client_configuration
@@ -152,6 +152,8 @@ class Endpoint:
         """Open a session from this socket; arguments and errors as those of `connect`."""
         udp = self._endpoint()
         udp.check_usable()
+        if udp.closing:
+            raise RuntimeError("the endpoint is closed; make a new one")
         target = _target(
             self._config,
             host,
@@ -377,6 +379,8 @@ async def _race(
     waiting = list(addresses)
     try:
         while winner is None:
+            if endpoint.closing:
+                raise ClosedLocally
             if waiting:
                 address = waiting.pop(0)
                 tried.append(address)

@@ -35,8 +35,9 @@ class Config:
         send_window: written and not yet acknowledged bytes of the connection; above it `write`
             waits.
         datagram_receive_buffer_size: bytes of datagrams that wait to be read, the oldest are
-            dropped; None: this end takes no datagrams (RFC 9221 §3).
-        datagram_send_buffer_size: bytes of datagrams that wait to be sent, the oldest are dropped.
+            dropped; None: this end takes no datagrams (RFC 9221 §3). Each counts as 64 bytes more
+            than it has, so that empty ones are bounded too.
+        datagram_send_buffer_size: the same for datagrams that wait to be sent.
         initial_mtu: UDP payload of packets until more is known to pass. 1,200 .. 65,527.
         mtu_upper_bound: the largest UDP payload that path MTU discovery (RFC 8899) may try; there
             is no such discovery yet, packets keep to `initial_mtu`.

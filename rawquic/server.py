@@ -200,7 +200,9 @@ class Server:
             return
         self._total += 1
         self._not_started += 1
-        self._sessions[session] = self._loop.create_task(self._run(session))
+        task = self._sessions[session] = self._loop.create_task(self._run(session))
+        # Not in the task itself: one that is cancelled before it began would never do it.
+        task.add_done_callback(lambda _: self._sessions.pop(session))
 
     async def _run(self, session: RawQuicSession) -> None:
         self._not_started -= 1
@@ -219,8 +221,6 @@ class Server:
             session.close(1)
         else:
             await session.aclose(0)
-        finally:
-            del self._sessions[session]
 
 
 class _Serving:

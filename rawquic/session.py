@@ -6,6 +6,7 @@ sockets: those are below `Link`.
 
 import asyncio
 import copy
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from types import TracebackType
@@ -18,7 +19,7 @@ from .connection.interface import Address, Event, EventTuple
 from .endpoint.link import Link
 from .errors import ClosedByPeer, ClosedLocally, SessionError
 from .stats import ConnectionStats
-from .streams import RecvStream, SendStream, check_code
+from .streams import RecvStream, SendStream, as_bytes, check_code
 from .waiters import Waiters
 
 BIDI, UNI = 0, 1
@@ -171,7 +172,7 @@ class RawQuicSession:
         """
         self._link.endpoint.check_usable()
         self._raise_if_closed()
-        self._connection.send_datagram(data if type(data) is bytes else bytes(data))
+        self._connection.send_datagram(as_bytes(data))
         self._link.flush_soon()
 
     def send_datagrams(self, datagrams: Iterable[bytes]) -> None:
@@ -180,7 +181,7 @@ class RawQuicSession:
         self._raise_if_closed()
         try:
             for data in datagrams:
-                self._connection.send_datagram(data if type(data) is bytes else bytes(data))
+                self._connection.send_datagram(as_bytes(data))
         finally:
             self._link.flush_soon()
 
@@ -228,7 +229,7 @@ class RawQuicSession:
         """
         self._link.endpoint.check_usable()
         check_code(code)
-        raw = reason.encode() if isinstance(reason, str) else bytes(reason)
+        raw = reason.encode() if isinstance(reason, str) else as_bytes(reason)
         if not self.closed:
             self._connection.close_session(code, raw)
             self._link.flush_soon()
@@ -450,7 +451,7 @@ class Connection:
         session._ping_number += 1
         number = session._ping_number
         future = session._pings[number] = session._loop.create_future()
-        started = session._loop.time()
+        started = time.monotonic()  # a loop's own clock may tick in milliseconds only (uvloop)
         self._connection.ping(number)
         self._link.flush_soon()
         try:
@@ -458,7 +459,7 @@ class Connection:
         finally:
             session._pings.pop(number, None)
         session._raise_if_closed()
-        return session._loop.time() - started
+        return time.monotonic() - started
 
     def request_key_update(self) -> None:
         """Change to the next packet protection keys (RFC 9001 §6). Raises SessionError."""

@@ -30,6 +30,14 @@ def check_code(code: int) -> int:
     return code
 
 
+def as_bytes(data: Buffer) -> bytes:
+    """The bytes of a bytes-like object: itself when they cannot change, else a copy.
+
+    TypeError for anything else; `bytes(5)` would be five zeros.
+    """
+    return data if type(data) is bytes else memoryview(data).tobytes()
+
+
 class SendStream:
     """The sending half of a stream; `async with` finishes it, or resets it on an exception."""
 
@@ -76,8 +84,7 @@ class SendStream:
             SessionError: the session is over.
         """
         self._link.endpoint.check_usable()
-        # bytes are held by reference; what could still change is copied.
-        chunk = data if type(data) is bytes else bytes(data)
+        chunk = as_bytes(data)
         offset, size = 0, len(chunk)
         while True:
             self._check_open()
@@ -281,6 +288,8 @@ class RecvStream:
     async def readinto(self, buffer: Buffer) -> int:
         """Copy into a writable bytes-like object; the number of bytes, 0 at the end."""
         with memoryview(buffer) as view, view.cast("B") as target:
+            if target.readonly:
+                raise TypeError("readinto: the buffer is read-only")
             if not len(target):
                 raise ValueError("readinto: the buffer is empty, and 0 means the end")
             data = await self.read(min(len(target), CHUNK))

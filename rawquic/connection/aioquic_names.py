@@ -5,16 +5,12 @@ installed release and against rawquic's own source.
 """
 
 CONNECTION_ATTRIBUTES = (
+    "_QuicConnection__frame_handlers",
     "_ack_delay",
-    "_close_at",
     "_close_event",
     "_close_pending",
-    "_configuration",
-    "_cryptos",
-    "_crypto_frame_type",
     "_crypto_streams",
     "_datagrams_pending",
-    "_events",
     "_handshake_complete",
     "_handshake_confirmed",
     "_host_cid_seq",
@@ -31,7 +27,6 @@ CONNECTION_ATTRIBUTES = (
     "_local_max_streams_uni",
     "_local_next_stream_id_bidi",
     "_local_next_stream_id_uni",
-    "_logger",
     "_loss",
     "_max_datagram_size",
     "_network_paths",
@@ -39,7 +34,6 @@ CONNECTION_ATTRIBUTES = (
     "_packet_number",
     "_peer_cid",
     "_peer_cid_available",
-    "_quic_logger",
     "_remote_ack_delay_exponent",
     "_remote_active_connection_id_limit",
     "_remote_max_data",
@@ -58,13 +52,10 @@ CONNECTION_ATTRIBUTES = (
     "_streams_blocked_uni",
     "_streams_queue",
     "_version",
-    "_QuicConnection__frame_handlers",
 )
 
 CONNECTION_METHODS = (
     "_close_end",
-    "_confirm_handshake",
-    "_flush_builder",
     "_get_or_create_stream",
     "_handle_ack_frame",
     "_handle_connection_close_frame",
@@ -72,21 +63,21 @@ CONNECTION_METHODS = (
     "_handle_max_data_frame",
     "_handle_max_stream_data_frame",
     "_handle_new_connection_id_frame",
-    "_handle_stop_sending_frame",
     "_idle_timeout",
+    "_log_key_updated",
+    "_on_connection_limit_delivery",
+    "_on_max_stream_data_delivery",
     "_parse_transport_parameters",
     "_replenish_connection_ids",
     "_serialize_transport_parameters",
-    "_stream_limit",
     "_unblock_streams",
-    "_write_application",
     "_write_connection_close_frame",
     "_write_connection_limits",
     "_write_stream_limits",
 )
 
-SENDER_ATTRIBUTES = ("_buffer", "_buffer_fin", "_buffer_start", "_buffer_stop", "_reset_error_code")
-RECEIVER_ATTRIBUTES = ("_buffer", "_buffer_start", "_final_size", "_ranges")
+SENDER_ATTRIBUTES = ("_buffer", "_buffer_stop", "_reset_error_code")
+RECEIVER_ATTRIBUTES = ("_buffer", "_buffer_start", "_ranges")
 RECOVERY_ATTRIBUTES = (
     "_cc",
     "_pacer",
@@ -95,4 +86,4 @@ RECOVERY_ATTRIBUTES = (
     "_rtt_smoothed",
     "_rtt_variance",
 )
-TLS_ATTRIBUTES = ("_peer_certificate", "_peer_certificate_chain")
+TLS_ATTRIBUTES = ("_peer_certificate", "_peer_certificate_chain", "_receive_buffer")

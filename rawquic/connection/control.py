@@ -33,11 +33,13 @@ from .closing import closed_by_peer, closed_by_this_end
 from .interface import Address, Event, EventTuple
 
 CONNECTION_ID_LENGTH = 8
-MAX_CRYPTO_BYTES = 65536  # out of order, per space; aioquic's own bound is eight times that
+# Out of order per space (aioquic's own bound is eight times that), and in one TLS message.
+MAX_CRYPTO_BYTES = 65536
 MAX_REASON_BYTES = 900  # fits a 1,200-byte datagram behind Initial and Handshake packets
+MAX_ALERT_BYTES = 256  # of the reason phrase of a transport close
 # Frames that cost work and carry nothing: a peer may send so many at once, and so many a second.
 GLITCH_BURST, GLITCH_RATE = 10_000, 330
-GLITCH_FRAMES = (0x01, 0x04, 0x05, 0x14, 0x15, 0x16, 0x17, 0x1A)
+GLITCH_FRAMES = (0x01, 0x04, 0x05, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x1A)
 
 
 class ControlPlane(QuicConnection):
@@ -78,7 +80,6 @@ class ControlPlane(QuicConnection):
         self._glitches = float(GLITCH_BURST)
         self._glitch_time = 0.0
         self._last_sent = -math.inf
-        self._key_updates = 0
 
         # Before the transport parameters are written: IDs that the endpoint can route, reset
         # tokens that it can recompute, and limits from the configuration.
@@ -111,7 +112,8 @@ class ControlPlane(QuicConnection):
 
     def is_reset_token(self, token: bytes) -> bool:
         """True when `token` is one that the peer gave for an ID in use (RFC 9000 §10.3.1)."""
-        known = [self._peer_cid, *self._peer_cid_available]
+        reserved = [path.peer_cid for path in self._network_paths if path.peer_cid is not None]
+        known = [self._peer_cid, *self._peer_cid_available, *reserved]
         # Compare with each, in constant time, so that timing tells nothing about them.
         matches = [
             hmac.compare_digest(each.stateless_reset_token, token)
@@ -174,7 +176,10 @@ class ControlPlane(QuicConnection):
         frame_type: int,
         buf: Buffer,
     ) -> None:
-        now = context.time
+        self._count_glitch(context.time, frame_type)
+        handler(context, frame_type, buf)
+
+    def _count_glitch(self, now: float, frame_type: int) -> None:
         gained = (now - self._glitch_time) * GLITCH_RATE
         self._glitches = min(float(GLITCH_BURST), self._glitches + gained) - 1.0
         self._glitch_time = now
@@ -184,7 +189,6 @@ class ControlPlane(QuicConnection):
                 frame_type=frame_type,
                 reason_phrase="too many frames that carry nothing",
             )
-        handler(context, frame_type, buf)
 
     def _handle_ack_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         start = buf.tell()
@@ -211,6 +215,12 @@ class ControlPlane(QuicConnection):
                 reason_phrase=f"more than {MAX_CRYPTO_BYTES} bytes of CRYPTO data out of order",
             )
         super()._handle_crypto_frame(context, frame_type, buf)
+        if len(self.tls._receive_buffer) > MAX_CRYPTO_BYTES:  # in order, but one message
+            raise QuicConnectionError(
+                error_code=QuicErrorCode.CRYPTO_BUFFER_EXCEEDED,
+                frame_type=frame_type,
+                reason_phrase=f"a TLS message of more than {MAX_CRYPTO_BYTES} bytes",
+            )
 
     def _handle_new_connection_id_frame(
         self, context: QuicReceiveContext, frame_type: int, buf: Buffer
@@ -224,7 +234,15 @@ class ControlPlane(QuicConnection):
                 frame_type=frame_type,
                 reason_phrase="Retire Prior To is greater than Sequence Number",
             )
-        super()._handle_new_connection_id_frame(context, frame_type, buf)
+        try:
+            super()._handle_new_connection_id_frame(context, frame_type, buf)
+        except IndexError:
+            # RFC 9000 §5.1.2: the peer has to give an ID in place of those that it retires.
+            raise QuicConnectionError(
+                error_code=QuicErrorCode.PROTOCOL_VIOLATION,
+                frame_type=frame_type,
+                reason_phrase="all connection IDs are retired",
+            ) from None
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -237,11 +255,13 @@ class ControlPlane(QuicConnection):
 
     def fail(self, reason: SessionError) -> None:
         """End with `reason`, telling the peer nothing: it is gone, or never was."""
-        if self.close_reason is None:
-            self._end(reason)
-        if self._state is not QuicConnectionState.TERMINATED and self._close_event is None:
-            self.close(error_code=QuicErrorCode.INTERNAL_ERROR)
+        if self.close_reason is not None:
+            return
+        self._end(reason)
+        self.close(error_code=QuicErrorCode.INTERNAL_ERROR)
         self._close_pending = False
+        # RFC 9000 §10.3.1: after a stateless reset, no packet at all is sent.
+        self._close_end()
 
     def close_with_transport_error(self, code: int, reason: str, error: SessionError) -> None:
         """Close with a transport error code of RFC 9000 §20.1, and end the session with `error`."""
@@ -300,6 +320,8 @@ class ControlPlane(QuicConnection):
         reason_phrase: str,
     ) -> None:
         if frame_type is not None or epoch is not Epoch.ONE_RTT:
+            # TLS alerts quote the peer's certificate; up to three of these share one datagram.
+            reason_phrase = reason_phrase.encode()[:MAX_ALERT_BYTES].decode(errors="ignore")
             super()._write_connection_close_frame(
                 builder, epoch, error_code, frame_type, reason_phrase
             )

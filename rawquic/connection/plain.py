@@ -9,6 +9,7 @@ connections reach the streams. It has no path MTU discovery and no ECN.
 import logging
 import math
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 from aioquic.buffer import Buffer
@@ -33,6 +34,7 @@ from ..errors import (
 from .congestion_counter import CongestionCounter
 from .control import ControlPlane
 from .interface import Address, Event, EventTuple, PathStatistics
+from .key_updates import KeyUpdates
 from .plain_streams import Stream, TooManyRanges
 
 logger = logging.getLogger("rawquic")
@@ -40,6 +42,8 @@ logger = logging.getLogger("rawquic")
 PACING_BURST = 0.002  # seconds: asyncio's timers are no finer than about 1 ms
 MAX_DROPPED_PACKETS = 1000  # packets dropped for too many holes, before the connection is closed
 MAX_PACKET = 16383  # aioquic writes the length of STREAM frames in two bytes
+KEEP_ALIVE_PING = -1  # numbers of the application's are not negative, lower ones `KeyUpdates`'
+DATAGRAM_COST = 64  # bytes that a waiting datagram counts for besides its own
 DATAGRAM_FRAME_OVERHEAD = 1 + 1 + 2 + 16  # first byte, frame type, packet number, AEAD tag
 
 
@@ -52,18 +56,26 @@ class BurstPacer(QuicPacketPacer):
 
 
 class DatagramQueue(deque[bytes]):
-    """A deque that knows its size in bytes."""
+    """A deque that knows its size in bytes; an empty datagram costs memory too."""
 
     size = 0
 
     def append(self, data: bytes, /) -> None:
         super().append(data)
-        self.size += len(data)
+        self.size += len(data) + DATAGRAM_COST
 
     def popleft(self) -> bytes:
         data = super().popleft()
-        self.size -= len(data)
+        self.size -= len(data) + DATAGRAM_COST
         return data
+
+
+class SendOrder(list[Any]):
+    """Streams as they are served: by priority, and those of one priority in turn."""
+
+    def extend(self, streams: Iterable[Any]) -> None:
+        super().extend(streams)
+        self.sort(key=lambda stream: -stream.priority)
 
 
 class StreamCount:
@@ -81,6 +93,7 @@ class PlainConnection(ControlPlane):
     """One connection on aioquic alone; see `interface.Connection` for what it offers."""
 
     backend = "python"
+    _prioritized = False  # True once a stream had a priority set
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -97,14 +110,17 @@ class PlainConnection(ControlPlane):
         self._written = 0  # bytes taken from the application that use up MAX_DATA
         self._buffered = 0  # written and not acknowledged
         self._write_blocked: dict[int, None] = {}
-        self._prioritized = False
+        self._peer_blocked = [False, False]  # it wants to open a stream: bidirectional, the other
         self._dirty = False
+        self._keys = KeyUpdates()
         self._dropped_packets = 0
         self._lost_bytes = 0
         self._datagrams_in = DatagramQueue()
         self._datagrams_out = DatagramQueue()
         self._datagrams_pending = self._datagrams_out
+        self._datagram_limit = 0  # what waits in _datagrams_out fits, unless this has changed
         self._dropped_send = self._dropped_receive = self._dropped_mtu = 0
+        self._received_at = 0.0  # when the last datagram came
         self._received_datagrams = self._received_bytes = 0
         self._sent_datagrams = self._sent_bytes = 0
         self._loss._pacer = BurstPacer(max_datagram_size=self._max_datagram_size)
@@ -114,9 +130,10 @@ class PlainConnection(ControlPlane):
     # -- packets and time ----------------------------------------------------------------------
 
     def receive(self, data: bytes, address: Address, now: float) -> None:
-        fixed = not self.config.allow_migration and self.handshake_done
+        fixed = bool(self._network_paths) and not self.config.allow_migration
         if fixed and address != self.peer_address():
             return  # RFC 9000 §9: without migration, packets from elsewhere are not this peer's
+        self._received_at = now
         self._received_datagrams += 1
         self._received_bytes += len(data)
         try:
@@ -134,8 +151,8 @@ class PlainConnection(ControlPlane):
 
     def timer(self) -> float | None:
         deadline = self.get_timer()
-        if self.config.keep_alive_interval is not None and self.handshake_done:
-            keep_alive = self._last_sent + self.config.keep_alive_interval
+        keep_alive = self._keep_alive_at()
+        if keep_alive is not None:
             deadline = keep_alive if deadline is None else min(deadline, keep_alive)
         return None if deadline is None or math.isinf(deadline) else deadline
 
@@ -144,15 +161,25 @@ class PlainConnection(ControlPlane):
             return
         self.get_timer()  # aioquic notes there when its loss timer is due
         super().handle_timer(now)
-        interval = self.config.keep_alive_interval
-        if interval is not None and self.handshake_done and now >= self._last_sent + interval:
-            self.send_ping(-1)
+        keep_alive = self._keep_alive_at()
+        if keep_alive is not None and now >= keep_alive:
+            self.send_ping(KEEP_ALIVE_PING)
+            self._last_sent = now  # also when the congestion window holds it back for now
         self._take_aioquic_events()
         self._settle()
+
+    def _keep_alive_at(self) -> float | None:
+        interval = self.config.keep_alive_interval
+        if interval is None or not self.handshake_done or self.close_reason is not None:
+            return None
+        return self._last_sent + interval
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
         self._dirty = False
         self._drop_oversize_datagrams()
+        self._advance_keys()
+        if self._prioritized:
+            self._streams_queue.extend(())  # streams opened since stand at the end
         had_datagrams = len(self._datagrams_out)
         packets = super().datagrams_to_send(now)
         if packets:
@@ -181,12 +208,19 @@ class PlainConnection(ControlPlane):
         while (event := self.next_event()) is not None:
             if isinstance(event, aioquic_events.DatagramFrameReceived):
                 self._datagram_received(event.data)
-            elif isinstance(event, aioquic_events.PingAcknowledged) and event.uid >= 0:
-                self._session_events[(Event.PING_ACKED, event.uid)] = None
+            elif isinstance(event, aioquic_events.PingAcknowledged):
+                self._ping_acked(event.uid)
             elif isinstance(event, aioquic_events.StopSendingReceived):
                 self._stop_received(event.stream_id, event.error_code)
             elif isinstance(event, aioquic_events.ConnectionIdRetired):
                 self._id_changes.append((event.connection_id, False))
+
+    def _ping_acked(self, number: int) -> None:
+        if number >= 0:
+            self._session_events[(Event.PING_ACKED, number)] = None
+        elif number != KEEP_ALIVE_PING:
+            self._keys.ping_acked(number)
+            self._dirty = self._dirty or self._keys.wanted
 
     # -- streams: what the session layer calls -------------------------------------------------
 
@@ -329,6 +363,9 @@ class PlainConnection(ControlPlane):
             receiver.read_offset, self._stream_window, given
         )
 
+    def stream_frame_empty(self) -> None:
+        self._count_glitch(self._received_at, QuicFrameType.STREAM_BASE)
+
     def send_buffer_freed(self, size: int) -> None:
         self._buffered -= size
         # Resume at half: a wake-up for every acknowledgement costs more than it brings.
@@ -394,10 +431,8 @@ class PlainConnection(ControlPlane):
 
     @_streams_queue.setter
     def _streams_queue(self, queue: list[Any]) -> None:
-        # aioquic assigns a new order after each packet; priorities come first, then its order.
-        if getattr(self, "_prioritized", False):
-            queue.sort(key=lambda stream: -stream.priority)
-        self.__queue = queue
+        # aioquic assigns a new order after each packet, then extends it by those it served.
+        self.__queue = SendOrder(queue) if self._prioritized else queue
 
     def _stop_received(self, stream_id: int, code: int) -> None:
         stream = self._find(stream_id)
@@ -422,19 +457,32 @@ class PlainConnection(ControlPlane):
         super()._unblock_streams(is_unidirectional)
         self._session_events[(Event.STREAMS_AVAILABLE, int(is_unidirectional))] = None
 
+    def _handle_streams_blocked_frame(
+        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
+    ) -> None:
+        start = buf.tell()
+        count = buf.pull_uint_var()
+        buf.seek(start)
+        super()._handle_streams_blocked_frame(context, frame_type, buf)
+        unidirectional = frame_type == QuicFrameType.STREAMS_BLOCKED_UNI
+        limit = self._local_max_streams_uni if unidirectional else self._local_max_streams_bidi
+        self._peer_blocked[unidirectional] = count >= limit.sent
+
     def _write_connection_limits(self, builder: Any, space: Any) -> None:
         max_data = self._local_max_data
         if self._credit_due(self._consumed, self._receive_window, max_data.value):
             max_data.value = self._consumed + self._receive_window
-        for limit, withheld in (
-            (max_data, 0),
-            (self._local_max_streams_bidi, self._max_streams[0].withheld),
-            (self._local_max_streams_uni, self._max_streams[1].withheld),
+        blocked = self._peer_blocked
+        for limit, withheld, due in (
+            (max_data, 0, True),
+            (self._local_max_streams_bidi, self._max_streams[0].withheld, blocked[0]),
+            (self._local_max_streams_uni, self._max_streams[1].withheld, blocked[1]),
         ):
             value = limit.value - withheld
-            # MAX_STREAMS in batches: when the peer has less left than the frame would grant.
+            # MAX_STREAMS in batches: when the peer has less left than the frame would grant. That
+            # does not count the streams that it opened and sent nothing on: it says when it waits.
             few = limit.sent - limit.used < value - limit.sent
-            if value > limit.sent and (limit is max_data or few):
+            if value > limit.sent and (due or few):
                 buffer = builder.start_frame(
                     limit.frame_type,
                     capacity=9,
@@ -443,6 +491,8 @@ class PlainConnection(ControlPlane):
                 )
                 buffer.push_uint_var(value)
                 limit.sent = value
+                if limit is not max_data:
+                    blocked[limit is self._local_max_streams_uni] = False
 
     def _write_stream_limits(self, builder: Any, space: Any, stream: QuicStream) -> None:
         assert isinstance(stream, Stream)
@@ -466,8 +516,8 @@ class PlainConnection(ControlPlane):
 
     def max_datagram_size(self) -> int | None:
         """The most bytes that one datagram can have now; None when the peer takes none."""
-        peer = self._remote_max_datagram_frame_size
-        if not peer or self.close_reason is not None:
+        peer = self._remote_max_datagram_frame_size or 0
+        if peer < 2 or self.close_reason is not None:  # the frame's type and length take two bytes
             return None
         packet = self._max_datagram_size - DATAGRAM_FRAME_OVERHEAD - len(self._peer_cid.cid)
         room = min(packet - 2, peer - 3 if peer > 65 else peer - 2)
@@ -489,7 +539,8 @@ class PlainConnection(ControlPlane):
 
     def datagram_room(self, size: int) -> bool:
         queue = self._datagrams_out
-        return not queue or queue.size + size <= self.config.datagram_send_buffer_size
+        room = self.config.datagram_send_buffer_size - queue.size
+        return not queue or size + DATAGRAM_COST <= room
 
     def read_datagrams(self, most: int) -> list[bytes]:
         queue = self._datagrams_in
@@ -498,20 +549,24 @@ class PlainConnection(ControlPlane):
     def _datagram_received(self, data: bytes) -> None:
         queue = self._datagrams_in
         queue.append(data)
-        # An empty datagram costs memory too: each counts as 64 bytes more than it has.
-        bound = self.config.datagram_receive_buffer_size or 0
-        while len(queue) > 1 and queue.size + 64 * len(queue) > bound:
+        while len(queue) > 1 and queue.size > (self.config.datagram_receive_buffer_size or 0):
             queue.popleft()
             self._dropped_receive += 1
         self._session_events[(Event.DATAGRAMS, 0)] = None
 
     def _drop_oversize_datagrams(self) -> None:
-        # Queued before the path's MTU went down: left there, it would block the queue for ever.
-        queue = self._datagrams_out
+        # Queued before the packet size went down: left there, they would block those behind them.
         limit = self.max_datagram_size()
-        while limit is not None and queue and len(queue[0]) > limit:
-            queue.popleft()
-            self._dropped_mtu += 1
+        if limit is None or limit == self._datagram_limit:
+            return
+        self._datagram_limit = limit
+        queue = self._datagrams_out
+        for _ in range(len(queue)):
+            data = queue.popleft()
+            if len(data) <= limit:
+                queue.append(data)
+            else:
+                self._dropped_mtu += 1
 
     # -- the rest ------------------------------------------------------------------------------
 
@@ -520,10 +575,20 @@ class PlainConnection(ControlPlane):
         self._dirty = True
 
     def update_keys(self) -> None:
-        self.request_key_update()
-        self._key_updates += 1
-        self.send_ping(-1)  # the update is complete when a packet under the new keys is answered
-        self._dirty = True
+        """Update the 1-RTT keys, as soon as RFC 9001 §6.1 allows it."""
+        self._keys.wanted = self._dirty = True
+
+    def _advance_keys(self) -> None:
+        if self._handshake_confirmed and self._keys.may_begin():
+            self.request_key_update()
+        number = self._keys.ping()
+        if number is not None:
+            self.send_ping(number)
+
+    def _log_key_updated(self, key_type: str, trigger: str) -> None:
+        super()._log_key_updated(key_type, trigger)
+        if trigger == "remote_update":
+            self._keys.peer_updated()
 
     def set_max_streams(self, unidirectional: bool, count: int) -> None:
         # RFC 9000 §4.6: a limit that was given cannot be taken back. A lower one is reached by
@@ -562,7 +627,7 @@ class PlainConnection(ControlPlane):
             datagrams_sent=self._sent_datagrams,
             bytes_sent=self._sent_bytes,
             bytes_retransmitted=self._lost_bytes,
-            key_updates=self._key_updates,
+            key_updates=self._keys.done,
             frames_dropped_send=self._dropped_send,
             frames_dropped_receive=self._dropped_receive,
             frames_dropped_mtu=self._dropped_mtu,

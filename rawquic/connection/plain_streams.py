@@ -26,6 +26,7 @@ class StreamOwner(Protocol):
 
     def stream_readable(self, stream: "Stream") -> None: ...
     def stream_consumed(self, stream: "Stream", size: int) -> None: ...
+    def stream_frame_empty(self) -> None: ...
     def send_buffer_freed(self, size: int) -> None: ...
     def send_credit_returned(self, size: int) -> None: ...
     def stream_send_ended(self, stream: "Stream") -> None: ...
@@ -44,6 +45,7 @@ class Receiver(QuicStreamReceiver):
         self.read_offset = 0  # bytes read, or given up
         self.at_end = not readable  # the FIN is in order behind _chunks
         self.reset_code: int | None = None
+        self.announced = False  # an empty frame said that the stream is there
         self.stopped = False
         self.released = not readable  # the application has seen the end, or stopped the stream
 
@@ -51,6 +53,10 @@ class Receiver(QuicStreamReceiver):
         most = max(MIN_RANGES, self._stream.max_stream_data_local >> 10)
         if len(self._ranges) >= most and frame.offset > self._buffer_start:
             raise TooManyRanges
+        if not frame.data and not frame.fin:
+            if self.announced:
+                self._stream.owner.stream_frame_empty()
+            self.announced = True
         event = super().handle_frame(frame)
         if event is not None:
             if event.data:

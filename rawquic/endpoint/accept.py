@@ -163,6 +163,15 @@ class Acceptor:
         self._decide(packet, now)
 
     def _decide(self, packet: FirstPacket, now: float) -> None:
+        if self._over_limits(packet, now):
+            return
+        if self._on_incoming is None:
+            self._accept(packet, now)
+        elif (packet.destination_cid, packet.peer) not in self._undecided:
+            self._ask(self._on_incoming, packet, now)
+
+    def _over_limits(self, packet: FirstPacket, now: float) -> bool:
+        """Turn the client away, where there is no room for it; whether that was so."""
         sessions = self._session_count() + len(self._handshakes)
         full = self._max_sessions is not None and sessions >= self._max_sessions
         if not self.accepting or full:
@@ -171,10 +180,9 @@ class Acceptor:
             self.dropped += 1
         elif len(self._handshakes) * 2 >= self._config.max_handshakes and not packet.validated:
             self._send_retry(packet, now)
-        elif self._on_incoming is None:
-            self._accept(packet, now)
         else:
-            self._ask(self._on_incoming, packet, now)
+            return False
+        return True
 
     def _ask(self, on_incoming: OnIncoming, packet: FirstPacket, now: float) -> None:
         incoming = Incoming(packet.peer, packet.validated, packet.original_cid)
@@ -188,7 +196,7 @@ class Acceptor:
             self._act(answer, packet, now)
             return
         key = (packet.destination_cid, packet.peer)
-        if key in self._undecided or len(self._undecided) >= MAX_UNDECIDED:
+        if len(self._undecided) >= MAX_UNDECIDED:
             if inspect.iscoroutine(answer):
                 answer.close()
             return
@@ -205,8 +213,12 @@ class Acceptor:
             decision = "refuse"
         finally:
             self._undecided.pop(key, None)
-        if not self._endpoint.closed:
-            self._act(decision, packet, time.monotonic())
+        if self._endpoint.closed:
+            return
+        now = time.monotonic()
+        # There was room when it was asked about; others may have come since.
+        if decision not in ("accept", "retry") or not self._over_limits(packet, now):
+            self._act(decision, packet, now)
 
     def _act(self, decision: Decision, packet: FirstPacket, now: float) -> None:
         if decision == "accept":

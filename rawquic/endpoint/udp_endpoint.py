@@ -82,6 +82,7 @@ class UdpEndpoint:
         self._lingering: set[Lingering] = set()
         self._resets = float(RESET_BURST)
         self._resets_time = 0.0
+        self.closing = False  # no new connections
         self.closed = False
         self.dead = False  # inherited by fork(): it would repeat packet numbers under our keys
         _endpoints.add(self)
@@ -322,26 +323,34 @@ class UdpEndpoint:
             self.routes.replace(link, None)
             return
         deadline = now + 3 * connection.probe_timeout()
-        round_trip = connection.statistics().rtt
+        statistics = connection.statistics()
+        # A peer that was never heard of will not answer the close either.
+        round_trip = statistics.rtt if statistics.datagrams_received else 0.0
         lingering = Lingering(packets, link.address, link.local, deadline, round_trip)
         self.routes.replace(link, lingering)
         self._lingering.add(lingering)
         heapq.heappush(self._deadlines, (deadline, next(self._order), lingering))
 
     async def close(self) -> None:
-        """Send what waits, give closes that are under way a round trip, close the socket."""
+        """Close what is left, give closes that are under way a round trip, close the socket."""
         if self.closed:
             return
+        self.closing = True
+        for link in self.links():
+            link.connection.close_session(0, b"")
+            self._after(link)  # whoever waits for its handshake hears of it
+            self._dirty[link] = None
         self._flush()
-        if self._lingering and not self.dead:
+        waits = [item.round_trip for item in self._lingering if item.packets]
+        if waits and not self.dead:
             # Long enough to answer a peer that was still sending when our close got lost.
-            await asyncio.sleep(min(max(item.round_trip for item in self._lingering) * 2, 0.5))
+            await asyncio.sleep(min(max(waits) * 2, 0.5))
             self._send()
         self.abort()
 
     def abort(self) -> None:
         """Close the socket now."""
-        self.closed = True
+        self.closing = self.closed = True
         if self._timer is not None:
             self._timer.cancel()
         self._io.close()

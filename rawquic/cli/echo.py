@@ -1,0 +1,133 @@
+"""`rawquic echo`: sends to an echo server and compares what comes back."""
+
+import asyncio
+import os
+import time
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import click
+
+import rawquic
+from rawquic.cli import display
+from rawquic.cli.echoing import Advance, compare, echo_stream, patience
+from rawquic.cli.options import PORT, byte_size, json_option, sha256, verbose_option
+
+
+@click.command()
+@click.argument("host")
+@click.argument("port", type=PORT, default=4433)
+@click.option("--message", help="Text to send (default: hello).")
+@click.option(
+    "--size", type=byte_size, metavar="SIZE", help="Send so many random bytes: 64kB, 16MB."
+)
+@click.option(
+    "--count",
+    type=click.IntRange(1, 1_000_000),
+    default=1,
+    show_default=True,
+    help="How many streams, one after another.",
+)
+@click.option(
+    "--pin",
+    "pins",
+    type=sha256,
+    metavar="SHA256",
+    multiple=True,
+    help="Trust the certificate with this SHA-256, as the server prints it.",
+)
+@click.option(
+    "--cafile",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Trust these PEM certificates in place of the system's.",
+)
+@click.option("--insecure", is_flag=True, help="Trust any certificate.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, 3600, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Seconds to wait for the connection, and for any part of an answer.",
+)
+@json_option
+@verbose_option
+def echo(
+    host: str,
+    port: int,
+    message: str | None,
+    size: int | None,
+    count: int,
+    pins: tuple[str, ...],
+    cafile: Path | None,
+    insecure: bool,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Send to an echo server and verify.
+
+    \b
+    Examples:
+      rawquic echo 127.0.0.1 4433 --pin SHA256 --message hello
+      rawquic echo localhost --cafile cert.pem --size 16MB
+      rawquic echo example.org 4433 --insecure --size 1kB --count 1000 --json
+    """
+    if message is not None and size is not None:
+        raise click.UsageError("--message and --size exclude each other")
+    if insecure and (pins or cafile):
+        raise click.UsageError("--insecure takes no --pin and no --cafile")
+    if size is None:
+        payload = os.fsencode(message if message is not None else "hello")
+    else:
+        payload = os.urandom(size)
+    connecting = rawquic.connect(
+        host,
+        port,
+        cafile=str(cafile) if cafile else None,
+        verify=not insecure,
+        pinned_sha256=pins,
+        timeout=timeout,
+    )
+    with display.progress("echo", count * len(payload), wanted=not as_json) as advance:
+        result = asyncio.run(_echo(connecting, payload, count, timeout, advance))
+    if as_json:
+        display.print_json(result)
+        return
+    if size is None:
+        for _ in range(count):
+            click.echo(payload)
+    moved = display.size(result["bytes"])
+    rate = f"{display.size(round(result['bytes'] / result['seconds']))}/s"
+    click.echo(
+        f"{count} times {display.size(len(payload))} echoed and verified: {moved} in "
+        f"{display.duration(result['seconds'])}, {rate}, backend {result['backend']}",
+        err=True,
+    )
+
+
+async def _echo(
+    connecting: AbstractAsyncContextManager[rawquic.RawQuicSession],
+    payload: bytes,
+    count: int,
+    stalled: float,
+    advance: Advance,
+) -> dict[str, Any]:
+    seconds = 0.0
+    async with connecting as session:
+        for _ in range(count):
+            start = time.perf_counter()
+            async with patience(stalled, advance) as came_back:
+                answer = await echo_stream(session, payload, came_back)
+            seconds += time.perf_counter() - start
+            digest = compare(payload, answer)
+        return {
+            "remote_address": list(session.remote_address),
+            "backend": session.connection.backend,
+            "count": count,
+            "size": len(payload),
+            "bytes": count * len(payload),
+            "seconds": seconds,
+            "rtt": session.connection.rtt,
+            "sha256": digest,
+            "verified": True,
+        }

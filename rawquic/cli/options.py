@@ -1,0 +1,76 @@
+"""Options and parameter types that more than one command has."""
+
+import logging
+import re
+import sys
+
+import click
+
+UNITS = {
+    "": 1,
+    "B": 1,
+    "K": 10**3,
+    "KB": 10**3,
+    "M": 10**6,
+    "MB": 10**6,
+    "G": 10**9,
+    "GB": 10**9,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+}
+
+AIOQUIC = "quic"
+
+# Both the data and its echo are held in memory.
+LARGEST = 2**30
+PORT = click.IntRange(1, 65535)
+PORT_OR_ANY = click.IntRange(0, 65535)
+
+
+def byte_size(text: str) -> int:
+    """A number of bytes: 4096, 64kB, 16MB (10^6), 16MiB (2^20)."""
+    match = re.fullmatch(r"\s*(\d+)\s*([A-Za-z]*)\s*", text, re.ASCII)
+    unit = UNITS.get(match[2].upper()) if match else None
+    if match is None or unit is None:
+        raise click.BadParameter(f"{text!r} is no size: write 4096, 64kB, 16MB or 16MiB")
+    count = int(match[1]) * unit
+    if count > LARGEST:
+        raise click.BadParameter(f"{text!r} is over the limit of {LARGEST:,} bytes")
+    return count
+
+
+def sha256(text: str) -> str:
+    """A SHA-256 in hex, with or without colons."""
+    digits = text.replace(":", "").lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", digits):
+        raise click.BadParameter(f"{text!r} is no SHA-256: it has 64 hex digits")
+    return digits
+
+
+def _set_up_logging(context: click.Context, _: click.Parameter, count: int) -> None:
+    """-v: what happens; -vv: everything. Options before and after the command add up."""
+    shared = context.ensure_object(dict)
+    shared["verbose"] = shared.get("verbose", 0) + count
+    level = {0: logging.WARNING, 1: logging.INFO}.get(shared["verbose"], logging.DEBUG)
+    if "handler" not in shared:
+        shared["handler"] = handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        for name in ("rawquic", AIOQUIC):
+            logging.getLogger(name).addHandler(handler)
+    logging.getLogger("rawquic").setLevel(level)
+    # aioquic logs as a warning what reaches the user as an error.
+    logging.getLogger(AIOQUIC).setLevel(level if level < logging.WARNING else logging.CRITICAL)
+
+
+verbose_option = click.option(
+    "-v",
+    "--verbose",
+    count=True,
+    expose_value=False,
+    callback=_set_up_logging,
+    help="Log what happens on stderr; twice: log everything.",
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object, for a program to read."
+)

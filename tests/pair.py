@@ -1,0 +1,482 @@
+"""Two connections in memory: a virtual clock, a network that can be bad, hostile packets.
+
+No sockets and no real time. Either end is the plain connection or aioquic as it is (`Stock`), in
+either role. The random numbers of the network come from a seed, which is printed, so that pytest
+shows it with a failure.
+"""
+
+import functools
+import heapq
+import itertools
+import random
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from aioquic.buffer import Buffer, encode_uint_var
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import END_STATES, QuicConnection
+from aioquic.quic.packet import (
+    QuicPacketType,
+    QuicTransportParameters,
+    encode_long_header_first_byte,
+    pull_quic_transport_parameters,
+    push_quic_transport_parameters,
+)
+from aioquic.tls import Epoch
+
+from rawquic.certificates import Identity, load_identity, load_trust_anchors
+from rawquic.config import Config
+from rawquic.connection.interface import Event
+from rawquic.connection.plain import PlainConnection
+from rawquic.endpoint.routing import Routes
+from rawquic.errors import StreamReset
+from rawquic.selfsigned import self_signed
+from rawquic.tls import client_configuration, server_configuration
+
+CLIENT, SERVER = ("192.0.2.1", 1000), ("198.51.100.7", 4433)
+TICK = 1e-6  # seconds that pass between a receipt and the answer
+MAX_STEPS = 200_000  # of one run; a timer that never moves on would need more
+
+Address = tuple[str, int]
+Either = Any  # PlainConnection or Stock
+
+
+@functools.cache
+def certificate() -> tuple[bytes, Identity]:
+    """One certificate for all tests: its PEM, and the identity."""
+    pem, key = self_signed(["localhost"])
+    return pem, load_identity(pem, key)
+
+
+def plain(
+    is_client: bool,
+    config: Config | None = None,
+    *,
+    odcid: bytes | None = None,
+    alpn: Iterable[str] = ("h3",),
+    pins: frozenset[bytes] = frozenset(),
+    verify: bool = True,
+    identity: Identity | None = None,
+    routes: Routes | None = None,
+) -> PlainConnection:
+    config = config or Config()
+    routes = routes or Routes(None)
+    pem, own = certificate()
+    if is_client:
+        configuration = client_configuration(
+            config,
+            alpn,
+            server_name="localhost",
+            anchors=load_trust_anchors(None, None, pem),
+            verify=verify,
+            identity=None,
+        )
+    else:
+        configuration = server_configuration(config, identity or own, alpn)
+    return PlainConnection(
+        config=config,
+        configuration=configuration,
+        new_connection_id=routes.new_connection_id,
+        reset_token=routes.reset_token,
+        original_destination_connection_id=odcid,
+        pins=pins,
+    )
+
+
+class Stock(QuicConnection):
+    """aioquic as it is, with a way to lie in the handshake.
+
+    Attributes:
+        edit: changes its transport parameters before they are sent.
+        rewrite: changes their encoding.
+        seen: the events that it gave out.
+    """
+
+    edit: Callable[[QuicTransportParameters], None] | None = None
+    rewrite: Callable[[bytes], bytes] | None = None
+    without_parameters = False
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.seen: list[Any] = []
+
+    def _serialize_transport_parameters(self) -> bytes:
+        data = super()._serialize_transport_parameters()
+        if self.edit is not None:
+            parameters = pull_quic_transport_parameters(Buffer(data=data))
+            self.edit(parameters)
+            buffer = Buffer(capacity=4096)
+            push_quic_transport_parameters(buffer, parameters)
+            data = buffer.data
+        return data if self.rewrite is None else self.rewrite(data)
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        if self.without_parameters:
+            self.tls.handshake_extensions = []
+
+    def of(self, kind: type) -> list[Any]:
+        return [event for event in self.seen if isinstance(event, kind)]
+
+
+def stock(
+    is_client: bool,
+    *,
+    odcid: bytes | None = None,
+    alpn: Iterable[str] = ("h3",),
+    **settings: Any,
+) -> Stock:
+    pem, identity = certificate()
+    settings = {"max_datagram_frame_size": 65535, "alpn_protocols": list(alpn)} | settings
+    if is_client:
+        settings |= {"server_name": "localhost", "cadata": pem}
+    else:
+        settings |= {
+            "certificate": identity.certificate,
+            "private_key": identity.private_key,
+        }
+    return Stock(
+        configuration=QuicConfiguration(is_client=is_client, **settings),
+        original_destination_connection_id=odcid,
+    )
+
+
+def is_open(connection: Either) -> bool:
+    """Handshake done and nothing closed."""
+    if isinstance(connection, PlainConnection):
+        return connection.handshake_done and connection.close_reason is None
+    return connection._handshake_complete and connection._close_event is None
+
+
+class Pair:
+    """A client and a server, and the network between them.
+
+    `loss`, `reorder`, `duplicate` and `corrupt` are probabilities for each datagram; `latency` is
+    one way, in seconds. `keep`, when set, decides which datagrams the network takes at all;
+    `checks` are called after every step.
+    """
+
+    def __init__(
+        self,
+        client: Either,
+        server: Either,
+        *,
+        seed: int = 1,
+        latency: float = 0.010,
+        loss: float = 0.0,
+        reorder: float = 0.0,
+        duplicate: float = 0.0,
+        corrupt: float = 0.0,
+        mtu: int = 65535,
+    ) -> None:
+        print(f"pair: seed {seed}")
+        self.client, self.server = client, server
+        self.seed = seed
+        self.random = random.Random(seed)
+        self.latency, self.loss, self.reorder = latency, loss, reorder
+        self.duplicate, self.corrupt, self.mtu = duplicate, corrupt, mtu
+        self.now = 0.0
+        self.addresses: dict[Either, Address] = {client: CLIENT, server: SERVER}
+        self.keep: Callable[[Either, bytes], bool] | None = None
+        self.checks: list[Callable[[], None]] = []
+        self.events: dict[Either, list[tuple[Event, int]]] = {client: [], server: []}
+        self.sent: dict[Either, int] = {client: 0, server: 0}
+        self.largest: dict[Either, int] = {client: 0, server: 0}
+        self._flight: list[tuple[float, int, Either, bytes, Address]] = []
+        self._order = itertools.count()
+
+    def other(self, connection: Either) -> Either:
+        return self.server if connection is self.client else self.client
+
+    # -- time ----------------------------------------------------------------------------------
+
+    def handshake(self) -> "Pair":
+        self.start()
+        self.run_until(lambda: is_open(self.client) and is_open(self.server))
+        self.run(0.2)
+        return self
+
+    def start(self) -> None:
+        self.client.connect(SERVER, self.now)
+        self.flush()
+
+    def run(self, seconds: float) -> None:
+        """Let so much time pass."""
+        end = self.now + seconds
+        for _ in range(MAX_STEPS):
+            due = self.due()
+            if due is None or due > end:
+                self.now = max(self.now, end)
+                return
+            self.step()
+        raise AssertionError(f"a timer does not move on, at {self.now:.6f} s; seed {self.seed}")
+
+    def run_until(self, condition: Callable[[], bool], limit: float = 120.0) -> None:
+        """Until `condition()`; AssertionError after `limit` seconds, or when nothing goes on."""
+        end = self.now + limit
+        for _ in range(MAX_STEPS):
+            if condition():
+                return
+            due = self.due()
+            if due is None or due > end:
+                break
+            self.step()
+        assert condition(), f"it did not come true until {self.now:.3f} s; seed {self.seed}"
+
+    def due(self) -> float | None:
+        """When the next thing happens."""
+        times = [time for c in (self.client, self.server) if (time := _timer(c)) is not None]
+        if self._flight:
+            times.append(self._flight[0][0])
+        return min(times, default=None)
+
+    def step(self) -> None:
+        due = self.due()
+        assert due is not None
+        self.now = max(self.now + TICK, due)
+        while self._flight and self._flight[0][0] <= self.now:
+            _, _, target, data, source = heapq.heappop(self._flight)
+            self.deliver(target, data, source)
+        for connection in (self.client, self.server):
+            timer = _timer(connection)
+            if timer is not None and timer <= self.now:
+                connection.handle_timer(self.now)
+                self._drain(connection)
+        self.flush()
+        for check in self.checks:
+            check()
+
+    # -- packets -------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        self.now += TICK
+        for connection in (self.client, self.server):
+            if connection._network_paths:
+                for data, address in connection.datagrams_to_send(self.now):
+                    self._transmit(connection, data, address)
+            self._drain(connection)
+
+    def deliver(self, target: Either, data: bytes, source: Address | None = None) -> None:
+        """Hand a datagram to `target` now."""
+        if source is None:
+            source = self.addresses[self.other(target)]
+        if isinstance(target, PlainConnection):
+            target.receive(data, source, self.now)
+        else:
+            target.receive_datagram(data, source, self.now)
+        self._drain(target)
+
+    def inject(
+        self, sender: Either, *frames: bytes, epoch: Epoch = Epoch.ONE_RTT, bits: int = 0
+    ) -> None:
+        """Deliver one packet of `sender`'s with these frames, well encrypted, at once."""
+        self.deliver(self.other(sender), seal(sender, b"".join(frames), epoch, bits))
+
+    def _transmit(self, source: Either, data: bytes, address: Address) -> None:
+        self.sent[source] += 1
+        self.largest[source] = max(self.largest[source], len(data))
+        target, chance = self.other(source), self.random.random
+        if self.keep is not None and not self.keep(source, data):
+            return
+        if len(data) > self.mtu or chance() < self.loss:
+            return
+        if self.addresses[target] != address:
+            return
+        copies = 2 if chance() < self.duplicate else 1
+        for _ in range(copies):
+            delay = self.latency
+            if chance() < self.reorder:
+                delay *= 1 + 3 * chance()
+            carried = data
+            if chance() < self.corrupt:
+                at = self.random.randrange(len(data))
+                wrong = data[at] ^ (1 << self.random.randrange(8))
+                carried = data[:at] + bytes([wrong]) + data[at + 1 :]
+            item = (self.now + delay, next(self._order), target, carried, self.addresses[source])
+            heapq.heappush(self._flight, item)
+
+    def _drain(self, connection: Either) -> None:
+        if isinstance(connection, PlainConnection):
+            self.events[connection] += connection.events()
+        else:
+            while (event := connection.next_event()) is not None:
+                connection.seen.append(event)
+
+
+def _timer(connection: Either) -> float | None:
+    if isinstance(connection, PlainConnection):
+        return connection.timer()
+    return connection.get_timer() if connection._close_at is not None else None
+
+
+KINDS = {"plain": plain, "stock": stock}
+
+
+def make(client: str = "plain", server: str = "plain", **network: Any) -> Pair:
+    """A pair by the names of its kinds, the settings of both being the defaults."""
+    one = KINDS[client](True)
+    two = KINDS[server](False, odcid=one.original_destination_connection_id)
+    return Pair(one, two, **network)
+
+
+def plain_pair(client: Config | None = None, server: Config | None = None, **network: Any) -> Pair:
+    one = plain(True, client)
+    two = plain(False, server, odcid=one.original_destination_connection_id)
+    return Pair(one, two, **network)
+
+
+def plain_server(
+    config: Config | None = None,
+    *,
+    edit: Callable[[QuicTransportParameters], None] | None = None,
+    rewrite: Callable[[bytes], bytes] | None = None,
+    network: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Pair:
+    """The plain server with a stock client, which may lie."""
+    client = stock(True, **settings)
+    client.edit, client.rewrite = edit, rewrite
+    server = plain(False, config, odcid=client.original_destination_connection_id)
+    return Pair(client, server, **(network or {}))
+
+
+def plain_client(
+    config: Config | None = None,
+    *,
+    edit: Callable[[QuicTransportParameters], None] | None = None,
+    network: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Pair:
+    """The plain client with a stock server, which may lie."""
+    client = plain(True, config)
+    server = stock(False, odcid=client.original_destination_connection_id, **settings)
+    server.edit = edit
+    return Pair(client, server, **(network or {}))
+
+
+# -- bytes on the wire -----------------------------------------------------------------------------
+
+_LONG = {
+    Epoch.INITIAL: QuicPacketType.INITIAL,
+    Epoch.ZERO_RTT: QuicPacketType.ZERO_RTT,
+    Epoch.HANDSHAKE: QuicPacketType.HANDSHAKE,
+}
+
+
+def seal(sender: Either, payload: bytes, epoch: Epoch = Epoch.ONE_RTT, bits: int = 0) -> bytes:
+    """A packet of `sender`'s with this payload, under its keys, with its next packet number.
+
+    The packet number takes four bytes, so that an empty payload can be sampled too. `bits` are
+    set in the first byte.
+    """
+    crypto, number = sender._cryptos[epoch], sender._packet_number
+    sender._packet_number += 1
+    peer = sender._peer_cid.cid
+    if epoch is Epoch.ONE_RTT:
+        header = bytes([0x43 | crypto.key_phase << 2 | bits]) + peer
+    else:
+        first = encode_long_header_first_byte(sender._version, _LONG[epoch], 3 | bits)
+        header = bytes([first]) + sender._version.to_bytes(4, "big")
+        for cid in (peer, sender.host_cid):
+            header += bytes([len(cid)]) + cid
+        if epoch is Epoch.INITIAL:
+            header += b"\0"
+        header += (0x4000 | 4 + len(payload) + 16).to_bytes(2, "big")
+    header += number.to_bytes(4, "big")
+    packet: bytes = crypto.encrypt_packet(header, payload, number)
+    return packet
+
+
+def frame(kind: int, *values: int | bytes) -> bytes:
+    """A frame: integers as variable-length integers, bytes as they are."""
+    parts = [value if isinstance(value, bytes) else encode_uint_var(value) for value in values]
+    return encode_uint_var(kind) + b"".join(parts)
+
+
+def stream_frame(stream_id: int, offset: int, data: bytes, fin: bool = False) -> bytes:
+    return frame(0x0E | fin, stream_id, offset, len(data), data)
+
+
+# -- moving data -----------------------------------------------------------------------------------
+
+
+class Reader:
+    """Reads every stream of one end as the data comes; also from aioquic's events."""
+
+    def __init__(self, pair: Pair, connection: Either) -> None:
+        self.pair, self.connection = pair, connection
+        self.data: dict[int, bytearray] = {}
+        self.ended: set[int] = set()
+        self.reset: dict[int, int] = {}
+        self._at = 0
+        pair.checks.append(self)
+
+    def __call__(self) -> None:
+        if isinstance(self.connection, PlainConnection):
+            events = self.pair.events[self.connection]
+            new, self._at = events[self._at :], len(events)
+            for kind, stream_id in new:
+                if kind is Event.READABLE:
+                    self._read(stream_id)
+            if self.connection.wants_flush():
+                self.pair.flush()
+            return
+        events = self.connection.seen
+        new, self._at = events[self._at :], len(events)
+        for event in new:
+            if hasattr(event, "end_stream"):
+                self.data.setdefault(event.stream_id, bytearray()).extend(event.data)
+                if event.end_stream:
+                    self.ended.add(event.stream_id)
+
+    def _read(self, stream_id: int) -> None:
+        buffer = self.data.setdefault(stream_id, bytearray())
+        try:
+            while (data := self.connection.read(stream_id, 65536)) is not None:
+                if not data:
+                    self.ended.add(stream_id)
+                    return
+                buffer += data
+        except StreamReset as error:
+            self.reset[stream_id] = error.code
+
+
+class Writer:
+    """Writes `data` on a new stream of one end, as there is room, and finishes it."""
+
+    def __init__(
+        self, pair: Pair, connection: Either, data: bytes, unidirectional: bool = True
+    ) -> None:
+        self.pair, self.connection, self.data = pair, connection, data
+        self.offset = 0
+        self.finished = False
+        if isinstance(connection, PlainConnection):
+            stream_id = connection.open_stream(unidirectional)
+            assert stream_id is not None
+            self.stream_id = stream_id
+            pair.checks.append(self)
+            self()
+        else:
+            self.stream_id = connection.get_next_available_stream_id(unidirectional)
+            connection.send_stream_data(self.stream_id, data, end_stream=True)
+            pair.flush()
+
+    def __call__(self) -> None:
+        if self.finished or self.connection._state in END_STATES:
+            return
+        taken = self.connection.write(self.stream_id, self.data, self.offset)
+        self.offset += taken
+        if self.offset == len(self.data):
+            self.connection.finish(self.stream_id)
+            self.finished = True
+        if taken or self.finished:
+            self.pair.flush()
+
+
+def transfer(pair: Pair, sender: Either, data: bytes, limit: float = 600.0) -> bytes:
+    """Send `data` on one stream; what the other end read, up to the end of the stream."""
+    reader = Reader(pair, pair.other(sender))
+    writer = Writer(pair, sender, data)
+    pair.run_until(lambda: writer.stream_id in reader.ended, limit)
+    pair.checks.clear()
+    return bytes(reader.data[writer.stream_id])

@@ -1,0 +1,203 @@
+"""Unreliable datagrams of a session (RFC 9221): sizes, queues, waiting and dropping."""
+
+import asyncio
+
+import pytest
+from loopback import Certificate, Relay, error_of, pair, until, waiting, within
+
+from rawquic import ClosedLocally, Config, DatagramTooLarge, DatagramUnsupported
+
+pytestmark = pytest.mark.timeout(30)
+
+
+async def test_both_ways(certificate: Certificate) -> None:
+    async with pair(certificate) as (client, peer, _):
+        for near, far in ((client, peer), (peer, client)):
+            reading = await waiting(far.read_datagram())
+            near.send_datagram(b"one")
+            assert await within(reading) == b"one"
+            near.send_datagrams([b"two", b"", b"three"])
+            await within(near.connection.ping())
+            assert await within(far.read_datagrams()) == [b"two", b"", b"three"]
+
+
+async def test_read_datagrams_takes_at_most_max(certificate: Certificate) -> None:
+    async with pair(certificate) as (client, peer, _):
+        for bad in (0, -1):
+            with pytest.raises(ValueError, match="at least 1"):
+                await peer.read_datagrams(max=bad)
+        client.send_datagrams([bytes([n]) for n in range(10)])
+        await within(client.connection.ping())
+        assert await peer.read_datagrams(max=3) == [b"\0", b"\1", b"\2"]
+        assert await peer.read_datagram() == b"\3"
+        assert await peer.read_datagrams() == [bytes([n]) for n in range(4, 10)]
+
+
+async def test_bytes_like_objects(certificate: Certificate) -> None:
+    async with pair(certificate) as (client, peer, _):
+        data = bytearray(b"before")
+        client.send_datagram(data)
+        data[:] = b"after!"
+        client.send_datagram(memoryview(b"view"))
+        await client.send_datagram_wait(bytearray(b"waited"))
+        await within(client.connection.ping())
+        assert await within(peer.read_datagrams()) == [b"before", b"view", b"waited"]
+
+
+async def test_what_is_not_bytes_is_a_type_error(certificate: Certificate) -> None:
+    async with pair(certificate) as (client, peer, _):
+        for data in (5, "text", None, [1, 2]):
+            with pytest.raises(TypeError):
+                client.send_datagram(data)  # type: ignore[arg-type]
+            with pytest.raises(TypeError):
+                client.send_datagrams([data])  # type: ignore[list-item]
+            with pytest.raises(TypeError):
+                await client.send_datagram_wait(data)  # type: ignore[arg-type]
+        client.send_datagram(b"the first that arrives")
+        assert await within(peer.read_datagram()) == b"the first that arrives"
+
+
+async def test_the_largest_goes_and_one_more_does_not(certificate: Certificate) -> None:
+    async with pair(certificate) as (client, peer, _):
+        limit = client.max_datagram_size
+        assert limit is not None and limit >= 1100
+        client.send_datagram(bytes(limit))
+        assert await within(peer.read_datagram()) == bytes(limit)
+        with pytest.raises(DatagramTooLarge) as error:
+            client.send_datagram(bytes(limit + 1))
+        assert (error.value.size, error.value.limit) == (limit + 1, limit)
+        assert str(limit + 1) in str(error.value) and str(limit) in str(error.value)
+        assert type(await error_of(client.send_datagram_wait(bytes(limit + 1)))) is DatagramTooLarge
+        with pytest.raises(DatagramTooLarge):
+            client.send_datagrams([b"before the bad one", bytes(limit + 1), b"behind it"])
+        await within(client.connection.ping())
+        assert await within(peer.read_datagrams()) == [b"before the bad one"]
+
+
+async def test_a_larger_mtu_takes_larger_datagrams(certificate: Certificate) -> None:
+    config = Config(initial_mtu=4000)
+    async with pair(certificate, config=config, server_config=config) as (client, peer, _):
+        limit = client.max_datagram_size
+        assert limit is not None and limit > 3900
+        client.send_datagram(b"x" * limit)
+        assert await within(peer.read_datagram()) == b"x" * limit
+
+
+async def test_a_peer_that_takes_none(certificate: Certificate) -> None:
+    none = Config(datagram_receive_buffer_size=None)
+    async with pair(certificate, server_config=none) as (client, peer, _):
+        assert client.max_datagram_size is None
+        with pytest.raises(DatagramUnsupported, match="RFC 9221"):
+            client.send_datagram(b"x")
+        with pytest.raises(DatagramUnsupported):
+            client.send_datagrams([b"x"])
+        with pytest.raises(DatagramUnsupported):
+            await within(client.send_datagram_wait(b"x"))
+        assert peer.max_datagram_size is not None  # the other way it works
+        peer.send_datagram(b"back")
+        assert await within(client.read_datagram()) == b"back"
+
+
+async def test_a_full_send_buffer_drops_the_oldest(certificate: Certificate) -> None:
+    config = Config(datagram_send_buffer_size=5000)
+    async with pair(certificate, config=config) as (client, peer, _):
+        # In one turn of the loop, so that nothing leaves in between.
+        for number in range(20):
+            client.send_datagram(bytes([number]) * 1000)
+        await within(client.connection.ping())
+        got = await within(peer.read_datagrams())
+        assert [each[0] for each in got] == [15, 16, 17, 18, 19]
+        assert client.connection.stats().datagrams_dropped_send == 15
+
+
+async def test_a_full_receive_buffer_drops_the_oldest(certificate: Certificate) -> None:
+    config = Config(datagram_receive_buffer_size=5000)
+    async with pair(certificate, server_config=config) as (client, peer, _):
+        for number in range(20):
+            await client.send_datagram_wait(bytes([number]) * 1000)
+        await until(lambda: peer.connection.stats().datagrams_dropped_receive >= 15)
+        for _ in range(2):  # the second one is sent behind all datagrams
+            await within(client.connection.ping())
+        got = await within(peer.read_datagrams())
+        assert [each[0] for each in got] == list(range(20 - len(got), 20))
+        assert sum(map(len, got)) <= 5000 and len(got) >= 4
+        assert peer.connection.stats().datagrams_dropped_receive == 20 - len(got)
+
+
+async def test_waiting_for_room_drops_none(certificate: Certificate) -> None:
+    config = Config(datagram_send_buffer_size=2500)
+    async with pair(certificate, config=config) as (client, peer, _):
+
+        async def send(first: int) -> None:
+            for number in range(first, first + 50):
+                await client.send_datagram_wait(number.to_bytes(2, "big") * 500)
+
+        sending = asyncio.gather(send(0), send(1000))
+        got: list[int] = []
+        while len(got) < 100:
+            got += [int.from_bytes(d[:2], "big") for d in await within(peer.read_datagrams())]
+        await within(sending)
+        assert sorted(got) == [*range(50), *range(1000, 1050)]
+        assert client.connection.stats().datagrams_dropped_send == 0
+
+
+async def test_waiting_for_room_waits(certificate: Certificate) -> None:
+    relay = Relay()
+    config = Config(datagram_send_buffer_size=2000)
+    async with pair(certificate, config=config, relay=relay) as (client, _, _):
+        relay.drop = lambda data, to_server: True
+        # The congestion window fills, for nothing is acknowledged; then the buffer does.
+        while True:
+            sending = asyncio.ensure_future(client.send_datagram_wait(bytes(1000)))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            if not sending.done():
+                break
+        relay.drop = lambda data, to_server: False
+        await within(sending)
+        relay.drop = lambda data, to_server: True
+        while True:
+            sending = asyncio.ensure_future(client.send_datagram_wait(bytes(1000)))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            if not sending.done():
+                break
+        client.close()
+        assert type(await error_of(sending)) is ClosedLocally
+
+
+async def test_a_cancelled_read_takes_none(certificate: Certificate) -> None:
+    async with pair(certificate) as (client, peer, _):
+        reading = await waiting(peer.read_datagram())
+        reading.cancel()
+        client.send_datagram(b"kept")
+        assert await within(peer.read_datagram()) == b"kept"
+
+
+async def test_several_readers_share(certificate: Certificate) -> None:
+    async with pair(certificate) as (client, peer, _):
+        readers = [await waiting(peer.read_datagram()) for _ in range(5)]
+        client.send_datagrams([bytes([n]) for n in range(5)])
+        assert sorted(await within(asyncio.gather(*readers))) == [bytes([n]) for n in range(5)]
+        assert client.connection.stats().datagrams_dropped_send == 0
+
+
+async def test_a_lost_datagram_is_not_sent_again(certificate: Certificate) -> None:
+    relay = Relay()
+    async with pair(certificate, relay=relay) as (client, peer, _):
+        relay.drop = lambda data, to_server: to_server
+        client.send_datagram(b"lost")
+        pinging = asyncio.ensure_future(client.connection.ping())
+        await until(lambda: relay.lost)
+        relay.drop = lambda data, to_server: False
+        await within(pinging)
+        client.send_datagram(b"not lost")
+        assert await within(peer.read_datagram()) == b"not lost"
+
+
+async def test_none_after_the_end(certificate: Certificate) -> None:
+    async with pair(certificate) as (client, _, _):
+        client.close()
+        assert client.max_datagram_size is None
+        with pytest.raises(ClosedLocally):
+            client.send_datagram(b"x")
