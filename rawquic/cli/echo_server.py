@@ -64,9 +64,12 @@ async def _serve(
 ) -> None:
     server = await rawquic.serve(serve_echo, host, port, certfile=certfile, keyfile=keyfile)
     stop = asyncio.Event()
+    cut_off = 0
 
     def interrupt() -> None:
+        nonlocal cut_off
         if stop.is_set():
+            cut_off += len(server.sessions)
             server.close()
         stop.set()
 
@@ -80,5 +83,6 @@ async def _serve(
             click.echo(f"certificate sha256 {certificate_sha256(certfile)}")
         await stop.wait()
         click.echo(f"stopping: {len(server.sessions)} sessions have {drain:g} s to end")
-        cut_off = await server.shutdown(drain)
+        in_the_end = await server.shutdown(drain)  # meanwhile the count may grow
+        cut_off += in_the_end
         click.echo(f"stopped, {cut_off} sessions cut off")
