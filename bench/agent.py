@@ -17,6 +17,7 @@ import threading
 from typing import Any
 
 import stacks
+
 from rawquic import perf
 
 TIMEOUT = 120.0

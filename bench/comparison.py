@@ -1,7 +1,7 @@
 """Runs the matrix: for every work, round after round, every pair once: A B C, A B C.
 
-What a round measures lies within seconds of itself, so that the ratio of two pairs is taken in each
-round and the median of those is what counts, on a machine whose speed changes from minute to minute.
+What a round measures lies within seconds of itself: the ratio of two pairs is taken in each round,
+and the median of those is what counts on a machine whose speed changes from minute to minute.
 """
 
 import dataclasses
@@ -66,8 +66,12 @@ class Comparison:
         self.mode = mode
         quick = mode.name == "quick"
         wanted_works, wanted_pairs = set(works or ()), set(pairs or ())
-        self.works = [w for w in WORKS if (w.name in wanted_works if works else w.quick or not quick)]
-        self.pairs = [p for p in PAIRS if (p.name in wanted_pairs if pairs else p.quick or not quick)]
+        self.works = [
+            w for w in WORKS if (w.name in wanted_works if works else w.quick or not quick)
+        ]
+        self.pairs = [
+            p for p in PAIRS if (p.name in wanted_pairs if pairs else p.quick or not quick)
+        ]
         self.programs = programs()
         self.folder = CACHE / "run"
         self.logs = CACHE / "logs"
@@ -235,5 +239,3 @@ def progress(text: str) -> None:
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[K{text}")
         sys.stderr.flush()
-
-

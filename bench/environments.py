@@ -1,7 +1,7 @@
 """Makes what the comparison runs in: virtual environments and native peers, under .cache/bench.
 
-Standard library only: it runs before anything is installed. Each is made once and made again when
-what it depends on has changed. A peer that cannot be had is absent, with the reason, never an error.
+Standard library only: it runs before anything is installed. Each is made once, and again when what
+it depends on has changed. A peer that cannot be had is absent, with the reason, never an error.
 """
 
 import hashlib

@@ -38,8 +38,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--works", nargs="+", metavar="WORK", help=f"only these: {names}")
     names = ", ".join(pair.name for pair in PAIRS)
     parser.add_argument("--pairs", nargs="+", metavar="PAIR", help=f"only these: {names}")
-    parser.add_argument("--no-curves", dest="curves", action="store_false", help="no scaling curves")
-    parser.add_argument("--no-micro", dest="micro", action="store_false", help="no micro benchmarks")
+    parser.add_argument(
+        "--no-curves", dest="curves", action="store_false", help="no scaling curves"
+    )
+    parser.add_argument(
+        "--no-micro", dest="micro", action="store_false", help="no micro benchmarks"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
     parser.add_argument("--name", help="name of the result files (default: the date)")
     parser.add_argument(

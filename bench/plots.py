@@ -9,8 +9,8 @@ import matplotlib
 matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "rawquic"  # the same figures give the same file
 
-import matplotlib.pyplot as plt
-from matrix import BYTES, OURS
+import matplotlib.pyplot as plt  # noqa: E402
+from matrix import BYTES, OURS  # noqa: E402
 
 OUR_COLOUR, FLOOR_COLOUR, OTHER_COLOUR = "#c0392b", "#7f8c8d", "#2c6fbb"
 METADATA = {"Date": None}

@@ -1,5 +1,7 @@
 """The report of a comparison: Markdown, with plots beside it."""
 
+# ruff: noqa: RUF001 (dashes and signs are those of the text)
+
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,7 +126,9 @@ def _detail(result: Row, work: str, about: Row) -> str:
 
 def _machine(facts: Row) -> str:
     buffers = f"{facts['receive_buffer_granted']:,} and {facts['send_buffer_granted']:,}"
-    offload = ", ".join(f"{name.upper()} {'yes' if facts[name] else 'no'}" for name in ("gso", "gro"))
+    offload = ", ".join(
+        f"{name.upper()} {'yes' if facts[name] else 'no'}" for name in ("gso", "gro")
+    )
     load = ", ".join(f"{value:.1f}" for value in facts["load"])
     return (
         f"{facts['cpu']}, {facts['cores']} cores; {facts['kernel']}; Python {facts['python']}; "

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from importlib import metadata
 from typing import Any
 
-import qh3.asyncio
 from qh3.asyncio.client import connect as qh3_connect
 from qh3.asyncio.protocol import QuicConnectionProtocol
 from qh3.asyncio.server import serve as qh3_serve
