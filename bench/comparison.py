@@ -23,7 +23,7 @@ FLOOR = "floor-{}"
 CPU_MINIMUM = 0.02  # seconds; below it the clock's ticks are all there is
 
 
-def programs() -> dict[str, Path | Absent]:
+def programs(*, with_tako: bool = True) -> dict[str, Path | Absent]:
     """What runs each stack; makes what is not there."""
     main = environments.python_of(environments.MAIN)
     return {
@@ -33,6 +33,7 @@ def programs() -> dict[str, Path | Absent]:
         "qh3": environments.python_peer("qh3"),
         "aiopquic": environments.python_peer("aiopquic", minor=12),
         "quinn": environments.cargo_peer("quinn"),
+        **({"tako": environments.cargo_peer("tako")} if with_tako else {}),
     }
 
 
@@ -72,7 +73,8 @@ class Comparison:
         self.pairs = [
             p for p in PAIRS if (p.name in wanted_pairs if pairs else p.quick or not quick)
         ]
-        self.programs = programs()
+        with_tako = any("tako" in (p.server.stack, p.client.stack) for p in self.pairs)
+        self.programs = programs(with_tako=with_tako)
         self.folder = CACHE / "run"
         self.logs = CACHE / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)

@@ -74,7 +74,7 @@ class End:
 
     @property
     def native(self) -> bool:
-        return self.stack == "quinn"
+        return self.stack in ("quinn", "tako")
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,14 @@ PAIRS = (
     same("quinn", "quinn, native", QUINN),
     Pair("rawquic-to-quinn", "our client, quinn's server", RAWQUIC, QUINN, MIXED),
     Pair("quinn-to-rawquic", "quinn's client, our server", QUINN, RAWQUIC, MIXED),
+    Pair(
+        "rawquic-to-tako",
+        "our client, tako's server",
+        End("rawquic", {"alpn": "h3"}),
+        End("tako"),
+        MIXED | {"ping-pong"},
+        quick=False,
+    ),
     same("rawquic-uvloop", "rawquic on uvloop", End("rawquic", {"loop": "uvloop"}), quick=False),
     same(
         "rawquic-256",

@@ -23,6 +23,7 @@ class Settings:
         cipher: "aes-128-gcm", "aes-256-gcm" or "chacha20-poly1305".
         loop: "asyncio" or "uvloop".
         congestion: "" is the stack's own default.
+        alpn: of rawquic's client.
         aead: of rawquic's compiled data plane. gso, gro: of rawquic and quinn.
     """
 
@@ -44,6 +45,7 @@ class Settings:
     gso: bool = True
     gro: bool = True
     insecure: bool = False
+    alpn: str = "perf"
 
     def dump(self) -> str:
         return json.dumps(asdict(self))

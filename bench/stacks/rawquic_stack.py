@@ -71,7 +71,7 @@ async def connecting(host: str, port: int, settings: Settings) -> AsyncIterator[
                 host,
                 port,
                 server_name="localhost",
-                alpn=(ALPN,),
+                alpn=(settings.alpn,),
                 cafile=settings.cafile,
                 verify=not settings.insecure,
             )

@@ -35,7 +35,7 @@ pub async fn run(endpoint: Endpoint) {
     }
 }
 
-async fn session(connection: Connection, block: Bytes) {
+pub async fn session(connection: Connection, block: Bytes) {
     let count = Count::default();
     let datagrams = tokio::spawn(take_datagrams(connection.clone(), count.clone()));
     let uni = tokio::spawn(accept_uni(connection.clone(), block.clone()));
