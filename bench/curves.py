@@ -28,7 +28,7 @@ DELAYS = (0, 1, 5, 20, 50, 100)  # ms one way
 LOSSY_DELAY = 5  # ms one way, so that loss meets a round-trip time
 IMPAIRED_SIZE = 4_000_000
 DELAYED_DURATION = 1.0
-PATIENCE = 60.0
+PATIENCE = 25.0
 STACKS = ("rawquic", "aioquic", "quinn")
 
 

@@ -145,8 +145,10 @@ def floor(
     """Measure once; megabytes_per_second is of application bytes that were opened and copied."""
     count = train_count(payload, gso)
     key = packet_key(provider, cipher)
-    here, there = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(
+    # fork: nothing is imported again, and each process makes its keys itself.
+    processes = multiprocessing.get_context("fork")
+    here, there = processes.Pipe()
+    process = processes.Process(
         target=receive, args=(there, provider, cipher, payload, count, gso and gro)
     )
     process.start()

@@ -18,6 +18,7 @@ from matrix import End, Pair
 START_SECONDS = 20.0
 GRACE = 5.0
 STOP_SECONDS = 3.0
+WORK_SECONDS = 15.0  # what a work may take; those that time out do so every time
 
 
 class Failed(Exception):
@@ -153,7 +154,12 @@ class Runner:
         return int(self._server.hello["port"])
 
     def run(
-        self, work: str, options: dict[str, Any], *, timeout: float = 30.0, port: int | None = None
+        self,
+        work: str,
+        options: dict[str, Any],
+        *,
+        timeout: float = WORK_SECONDS,
+        port: int | None = None,
     ) -> dict[str, Any]:
         """Run one work, by way of another port where one is given. Raises Failed."""
         try:

@@ -8,6 +8,7 @@ the same packets in the same order meet the same fate.
 """
 
 import argparse
+import contextlib
 import heapq
 import json
 import random
@@ -187,10 +188,8 @@ class Relay:
 
     @staticmethod
     def _send(send: Callable[[bytes], object], data: bytes) -> None:
-        try:
-            send(data)
-        except (BlockingIOError, ConnectionRefusedError):
-            pass  # lost, as anywhere
+        with contextlib.suppress(BlockingIOError, ConnectionRefusedError):
+            send(data)  # or lost, as anywhere
 
     def close(self) -> None:
         self._selector.close()

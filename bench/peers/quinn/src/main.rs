@@ -61,7 +61,14 @@ impl Settings {
             .datagram_send_buffer_size(1 << 20)
             .enable_segmentation_offload(self.gso);
         match self.congestion.as_str() {
-            "" | "cubic" => {}
+            "" | "cubic" => {
+                if self.udp_payload > 1472 {
+                    // Its own initial window holds no packet of this size.
+                    let mut factory = quinn::congestion::CubicConfig::default();
+                    factory.initial_window(10 * u64::from(self.udp_payload));
+                    config.congestion_controller_factory(Arc::new(factory));
+                }
+            }
             "newreno" => {
                 let factory = quinn::congestion::NewRenoConfig::default();
                 config.congestion_controller_factory(Arc::new(factory));
@@ -85,6 +92,15 @@ impl Settings {
         let mut provider = ring::default_provider();
         provider.cipher_suites.retain(|suite| suite.suite() == wanted);
         Ok(provider)
+    }
+
+    /// Room for the packets of the peer; quinn's own default is 1,472 bytes.
+    fn endpoint(&self) -> Result<EndpointConfig> {
+        let mut config = EndpointConfig::default();
+        if self.udp_payload > 1472 {
+            config.max_udp_payload_size(self.udp_payload)?;
+        }
+        Ok(config)
     }
 
     fn socket(&self, address: SocketAddr) -> Result<UdpSocket> {
@@ -135,7 +151,7 @@ fn server_endpoint(settings: &Settings) -> Result<Endpoint> {
     config.transport_config(settings.transport()?);
     let socket = settings.socket(SocketAddr::new(settings.host.parse()?, 0))?;
     let runtime = Arc::new(TokioRuntime);
-    Ok(Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime)?)
+    Ok(Endpoint::new(settings.endpoint()?, Some(config), socket, runtime)?)
 }
 
 fn client_endpoint(settings: &Settings) -> Result<Endpoint> {
@@ -160,7 +176,7 @@ fn client_endpoint(settings: &Settings) -> Result<Endpoint> {
     config.transport_config(settings.transport()?);
     let socket = settings.socket(SocketAddr::new(settings.host.parse()?, 0))?;
     let runtime = Arc::new(TokioRuntime);
-    let mut endpoint = Endpoint::new(EndpointConfig::default(), None, socket, runtime)?;
+    let mut endpoint = Endpoint::new(settings.endpoint()?, None, socket, runtime)?;
     endpoint.set_default_client_config(config);
     Ok(endpoint)
 }
