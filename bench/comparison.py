@@ -47,6 +47,21 @@ def per_cpu_second(result: Mapping[str, Any]) -> float | None:
     return float(moved / used)
 
 
+def work_per_cpu(work: Work, by_round: Mapping[int, Mapping[str, Any]]) -> dict[int, float]:
+    """Per round: MB, or requests and the like, for a second of the busier end's CPU."""
+    found = {}
+    for number, result in by_round.items():
+        used = max(result.get("client_cpu") or 0.0, result.get("server_cpu") or 0.0)
+        moved = result["bytes"] / 1e6 if work.unit == MBS else result.get("count", 0)
+        if used >= CPU_MINIMUM and moved and work.unit != BYTES:
+            found[number] = moved / used
+    return found
+
+
+def median(values: Mapping[int, float]) -> float | None:
+    return statistics.median(values.values()) if values else None
+
+
 def summary(values: Sequence[float]) -> dict[str, float]:
     return {
         "median": statistics.median(values),
@@ -198,8 +213,12 @@ class Comparison:
             ours = values.get(OURS, {})
             provider = self.our_provider()
             floor = values.get(FLOOR.format(provider), {}) if provider else {}
+            cpu = {pair: work_per_cpu(work, by_round) for pair, by_round in taken.items()}
             for pair, by_round in taken.items():
-                rows.append(self.row(work, pair, by_round, values[pair], ours, floor))
+                row = self.row(work, pair, by_round, values[pair], ours, floor)
+                row["per_cpu_second"] = median(cpu[pair])
+                row["cpu_to_ours"] = ratios(cpu[pair], cpu.get(OURS, {}))
+                rows.append(row)
         return rows
 
     def our_provider(self) -> str | None:
@@ -217,7 +236,6 @@ class Comparison:
         floor: Mapping[int, float],
     ) -> dict[str, Any]:
         samples = list(by_round.values())
-        cpu = [c for c in map(per_cpu_second, samples) if c is not None]
         middle = samples[len(samples) // 2]
         latencies = [s["latency"] for s in samples if s.get("latency")]
         return {
@@ -228,7 +246,6 @@ class Comparison:
             "samples": list(values.values()),
             "to_ours": ratios(values, ours),
             "to_floor": ratios(values, floor) if work.floor else None,
-            "per_cpu_second": statistics.median(cpu) if cpu else None,
             "client_cpu": middle.get("client_cpu"),
             "server_cpu": middle.get("server_cpu"),
             "seconds": middle.get("seconds"),

@@ -78,7 +78,7 @@ class Direction:
             return
         if what.rate is not None:
             self._free_at = max(self._free_at, now)
-            if (self._free_at - now) * what.rate + len(packet) > what.queue:
+            if round((self._free_at - now) * what.rate) + len(packet) > what.queue:
                 self.count.queue_full += 1
                 return
             self._free_at += len(packet) / what.rate

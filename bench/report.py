@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import plots
-from matrix import BYTES, MBS, OURS, PER_SECOND
+from matrix import BYTES, MBS, OURS
 
 Row = Mapping[str, Any]
 
@@ -81,7 +81,7 @@ def _detail(result: Row, work: str, about: Row) -> str:
         head = head[:4]
     else:
         per = "MB per CPU s" if unit == MBS else "per CPU s"
-        head += [per, "client CPU s", "server CPU s", "packets per call", "packets lost"]
+        head += [per, "÷ ours", "client CPU s", "server CPU s", "packets per call", "packets lost"]
     latency = any(row["latency"] for row in rows.values())
     head += ["p50 µs", "p90", "p99", "max"] if latency else []
     lines = []
@@ -104,14 +104,10 @@ def _detail(result: Row, work: str, about: Row) -> str:
                 sends, takes = takes, sends
             out = _packets_per_call(sends, "send", "sent")
             into = _packets_per_call(takes, "receive", "received")
-            value = row["per_cpu_second"]
-            if value is not None and unit == PER_SECOND and row["median"]:
-                # per_cpu_second of small requests is in MB: show requests
-                used = max(row["client_cpu"] or 0, row["server_cpu"] or 0)
-                value = row["count"] / used if used else None
             lost = sum(c.get("packets_lost", 0) for c in (sends, takes))
             cells += [
-                number(value),
+                number(row["per_cpu_second"]),
+                "1" if name == OURS else ratio(row["cpu_to_ours"]),
                 number(row["client_cpu"]),
                 number(row["server_cpu"]),
                 f"{out} out, {into} in",
