@@ -18,7 +18,7 @@ from environments import ROOT
 from matrix import End, Pair
 from pairs import Failed, Runner
 
-ROUNDS = 3
+ROUNDS = 2
 DURATION = 0.4
 STREAMS = (1, 10, 100, 1_000, 10_000)
 CONNECTIONS = (1, 10, 100, 1_000)

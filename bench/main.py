@@ -75,6 +75,9 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> int:
     options = arguments()
     if options.check:
+        for path in options.check:
+            if not path.exists():
+                raise SystemExit(f"bench/compare: {path} does not exist")
         first, second = (json.loads(path.read_text()) for path in options.check)
         text, agree = report.agreement(first, second)
         print(text)

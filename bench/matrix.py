@@ -158,5 +158,5 @@ class Mode:
 
 
 QUICK = Mode("quick", 0.25, 3, 100)
-FULL = Mode("full", 0.6, 5, 200)
+FULL = Mode("full", 0.5, 4, 200)
 SMOKE = Mode("smoke", 0.02, 1, 5)
