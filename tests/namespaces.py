@@ -37,8 +37,8 @@ class Namespace:
     def ip(self, *words):
         """Run `ip` in the namespace; what it prints."""
         command = ["ip", *map(str, words)]
-        done = self._thread.submit(subprocess.run, command, check=True, capture_output=True).result()
-        return done.stdout
+        run = self._thread.submit(subprocess.run, command, check=True, capture_output=True)
+        return run.result().stdout
 
     def wait_until_up(self, name, seconds=10):
         """Until the interface has a carrier; what was set before that is begun afresh then."""
