@@ -8,6 +8,7 @@ with a failure.
 
 import functools
 import heapq
+import importlib.util
 import itertools
 import random
 from collections.abc import Callable, Iterable
@@ -340,7 +341,14 @@ def _timer(connection: Either) -> float | None:
     return connection.get_timer() if connection._close_at is not None else None
 
 
-KINDS = {"ours": ours, "plain": plain, "fast": fast, "stock": stock}
+def other(is_client: bool, config: Config | None = None, **arguments: Any) -> Any:
+    """Of the backend that is not in use; where that was not built, of the one that is."""
+    built = importlib.util.find_spec("rawquic._fastpath") is not None
+    backend = "fast" if _backend == "plain" and built else "plain"
+    return ours(is_client, config, backend=backend, **arguments)
+
+
+KINDS = {"ours": ours, "other": other, "plain": plain, "fast": fast, "stock": stock}
 
 
 def make(client: str = "ours", server: str = "ours", **network: Any) -> Pair:
