@@ -25,6 +25,7 @@ receive_half      reassembly into chunks that readers get whole
 stream_table      streams by ID, and whose turn it is to send
 datagram_queue    DATAGRAM payloads that wait
 data_plane   DataPlane: the state of a connection and what Python may call
+inspection   what is inside of it, for tests
 streams      open, write, finish, reset, stop, read, credit
 recovery     ACKs in, loss detection, probe timeouts
 frames_in    the frames of a packet
@@ -56,6 +57,7 @@ include "fastpath/receive_half.pxi"
 include "fastpath/stream_table.pxi"
 include "fastpath/datagram_queue.pxi"
 include "fastpath/data_plane.pxi"
+include "fastpath/inspection.pxi"
 include "fastpath/streams.pxi"
 include "fastpath/recovery.pxi"
 include "fastpath/frames_in.pxi"

@@ -5,6 +5,7 @@ with "Stock:". So it fails on aioquic alone, and says when a release of aioquic 
 """
 
 import pytest
+import views
 from aioquic.quic import events as aioquic_events
 from aioquic.quic.packet import QuicErrorCode
 from pair import (
@@ -12,7 +13,7 @@ from pair import (
     certificate,
     is_open,
     make,
-    plain,
+    ours,
     seal,
     stream_frame,
 )
@@ -29,6 +30,8 @@ from rawquic.errors import (
     SessionError,
 )
 from rawquic.selfsigned import self_signed
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 KIB = 1024
 
@@ -56,7 +59,7 @@ def test_close_tells_code_and_reason(side: str, code: int) -> None:
 
 
 def test_a_reason_that_is_not_utf8_is_lost_on_stock() -> None:
-    pair = make("plain", "stock").handshake()
+    pair = make("ours", "stock").handshake()
     pair.client.close_session(5, b"good \xff bye")
     pair.flush()
     pair.run(0.05)
@@ -140,13 +143,13 @@ def test_packets_after_the_end_are_ignored() -> None:
     late = seal(pair.server, stream_frame(3, 0, b"x"))
     pair.client.fail(SessionError("gone"))
     pair.deliver(pair.client, late)
-    assert not pair.client._streams
+    assert not views.streams(pair.client)
     assert pair.events[pair.client][-1] == (Event.CLOSED, 0)
 
 
 def test_alpn_that_nobody_serves() -> None:
-    client = plain(True, alpn=["other"])
-    server = plain(False, odcid=client.original_destination_connection_id)
+    client = ours(True, alpn=["other"])
+    server = ours(False, odcid=client.original_destination_connection_id)
     pair = Pair(client, server)
     pair.start()
     pair.run(1.0)
@@ -162,8 +165,8 @@ def test_a_pinned_certificate_is_accepted_and_another_is_not() -> None:
     _, identity = certificate()
     good = frozenset({fingerprint(identity.certificate), bytes(32)})
     for pins, accepted in ((good, True), (frozenset({bytes(32)}), False)):
-        client = plain(True, pins=pins, verify=False)
-        server = plain(False, odcid=client.original_destination_connection_id)
+        client = ours(True, pins=pins, verify=False)
+        server = ours(False, odcid=client.original_destination_connection_id)
         pair = Pair(client, server)
         pair.start()
         pair.run(1.0)
@@ -179,8 +182,8 @@ def test_a_pinned_certificate_is_accepted_and_another_is_not() -> None:
 
 def test_an_untrusted_certificate() -> None:
     other = load_identity(*self_signed(["localhost"]))
-    client = plain(True)
-    server = plain(False, odcid=client.original_destination_connection_id, identity=other)
+    client = ours(True)
+    server = ours(False, odcid=client.original_destination_connection_id, identity=other)
     pair = Pair(client, server)
     pair.start()
     pair.run(1.0)
@@ -191,8 +194,8 @@ def test_a_certificate_with_many_names_does_not_break_the_close() -> None:
     """Its names are in the reason phrase, which must fit a datagram all the same."""
     names = [f"host-{number}.example" for number in range(200)]
     identity = load_identity(*self_signed(names))
-    client = plain(True)
-    server = plain(False, odcid=client.original_destination_connection_id, identity=identity)
+    client = ours(True)
+    server = ours(False, odcid=client.original_destination_connection_id, identity=identity)
     pair = Pair(client, server)
     pair.start()
     pair.run(1.0)

@@ -7,7 +7,7 @@ from aioquic.buffer import Buffer
 from aioquic.quic.packet import pull_quic_header
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pair import CLIENT, Pair, frame, make, plain, seal, stock
+from pair import CLIENT, Pair, frame, make, ours, seal, stock
 
 from rawquic.connection.control import CONNECTION_ID_LENGTH
 from rawquic.endpoint.linger import Lingering
@@ -283,8 +283,8 @@ def test_reset_tokens_are_a_function_of_key_and_id() -> None:
 
 def test_all_packets_of_a_real_connection_are_found() -> None:
     routes = Routes(None)
-    client = plain(True)
-    server = plain(False, odcid=client.original_destination_connection_id, routes=routes)
+    client = ours(True)
+    server = ours(False, odcid=client.original_destination_connection_id, routes=routes)
     link = Link(Endpoint(), server, False)  # type: ignore[arg-type]
     routes.add(link, CLIENT, client.original_destination_connection_id)
     routes.sync_ids(link)
@@ -315,7 +315,7 @@ def test_all_packets_of_a_real_connection_are_found() -> None:
 def test_an_id_that_was_retired_is_not_routed() -> None:
     routes = Routes(None)
     client = stock(True)
-    server = plain(False, odcid=client.original_destination_connection_id, routes=routes)
+    server = ours(False, odcid=client.original_destination_connection_id, routes=routes)
     link = Link(Endpoint(), server, False)  # type: ignore[arg-type]
     routes.add(link, CLIENT)
     pair = Pair(client, server).handshake()

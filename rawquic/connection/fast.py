@@ -47,6 +47,7 @@ logger = logging.getLogger("rawquic")
 EVENTS = tuple(Event)
 SMALL_BUFFER = 1 << 20  # bytes that a socket holds, below which bursts must be bounded
 MAX_EARLY_PACKETS = 32  # 1-RTT packets that came before their keys
+PROBE_LEAST = 1 + 20 + 4 + 9 + 9 + 16  # PATH_CHALLENGE and PATH_RESPONSE in one packet
 CIPHERS = {
     CipherSuite.AES_128_GCM_SHA256: "aes-128-gcm",
     CipherSuite.AES_256_GCM_SHA384: "aes-256-gcm",
@@ -81,7 +82,7 @@ class FastConnection(ControlPlane):
             congestion_control=config.congestion_control,
         )
         self._secrets: dict[bool, tuple[Any, bytes, int, bytes]] = {}
-        self._early: list[tuple[bytes, Address]] = []
+        self._early: list[tuple[bytes, QuicNetworkPath]] = []
         self._control_dirty = True
         self._now = 0.0
         self._receiving_from: QuicNetworkPath | None = None
@@ -133,14 +134,17 @@ class FastConnection(ControlPlane):
     def receive(self, data: bytes, address: Address, now: float) -> None:
         if self.is_ending() or self.close_reason is not None:
             return
-        fixed = not self.config.allow_migration and self.handshake_done
+        fixed = bool(self._network_paths) and not self.config.allow_migration
         if fixed and address != self.peer_address():
-            return
+            return  # RFC 9000 §9: without migration, packets from elsewhere are not this peer's
         self._now = now
         if data[0] & 0x80:
             self._receive_long(data, address, now)
         else:
-            self._receive_short(data, address, now)
+            path = self._find_network_path(address)
+            if not path.is_validated:
+                path.bytes_received += len(data)
+            self._receive_short(data, path, now)
         self._after_call()
 
     def _receive_long(self, data: bytes, address: Address, now: float) -> None:
@@ -153,39 +157,44 @@ class FastConnection(ControlPlane):
         self._take_aioquic_events()
         self._settle()
         if tail and self.close_reason is None:
-            self._receive_short(tail, address, now)
+            self._receive_short(tail, self._find_network_path(address), now)
         self._open_early(now)
 
     def _cut(self, data: bytes) -> tuple[bytes, bytes]:
-        """(the datagram with 0-RTT and short-header packets blanked, the short-header packet)."""
+        """(the datagram without 0-RTT and short-header packets, the short-header packet).
+
+        The first keeps its length: aioquic would stop at a blank in the middle, so that it is
+        at the end.
+        """
         buffer = Buffer(data=data)
-        keep = bytearray(data)
+        keep, tail = bytearray(), b""
         while not buffer.eof():
             start = buffer.tell()
             if not data[start] & 0x80:
-                keep[start:] = bytes(len(data) - start)
-                return bytes(keep), data[start:] if data[start] & 0x40 else b""
+                tail = data[start:] if data[start] & 0x40 else b""
+                break
             try:
                 header = pull_quic_header(buffer, host_cid_length=8)
             except ValueError:
+                keep += data[start:]
                 break
-            if header.packet_type is QuicPacketType.ZERO_RTT:
-                keep[start : start + header.packet_length] = bytes(header.packet_length)
             if header.packet_type in (QuicPacketType.RETRY, QuicPacketType.VERSION_NEGOTIATION):
+                keep += data[start:]
                 break
+            if header.packet_type is not QuicPacketType.ZERO_RTT:
+                keep += data[start : start + header.packet_length]
             buffer.seek(start + header.packet_length)
-        return bytes(keep), b""
+        return bytes(keep) + bytes(len(data) - len(keep)), tail
 
-    def _receive_short(self, data: bytes, address: Address, now: float) -> None:
+    def _receive_short(self, data: bytes, path: QuicNetworkPath, now: float) -> None:
         if not self.plane.can_open():
             if len(self._early) < MAX_EARLY_PACKETS:
-                self._early.append((data, address))
+                self._early.append((data, path))
             return
-        if self._is_client and all(path.addr != address for path in self._network_paths):
+        if self._is_client and path not in self._network_paths:
             return  # RFC 9000 §9: a client drops packets from unknown server addresses
-        path = self._find_network_path(address)
-        if not path.is_validated:
-            path.bytes_received += len(data)
+        if all(each.cid != data[1:9] for each in self._host_cids):
+            return  # §12.2: behind a packet of ours, but not ours
         self._receiving_from = path
         opened = self.plane.receive(data, now)
         self._receiving_from = None
@@ -195,8 +204,8 @@ class FastConnection(ControlPlane):
     def _open_early(self, now: float) -> None:
         if self._early and self.plane.can_open():
             early, self._early = self._early, []
-            for data, address in early:
-                self._receive_short(data, address, now)
+            for data, path in early:
+                self._receive_short(data, path, now)
 
     def _follow_peer(self, path: QuicNetworkPath) -> None:
         """The tail of aioquic's receive_datagram, for 1-RTT packets: RFC 9000 §9."""
@@ -440,8 +449,11 @@ class FastConnection(ControlPlane):
                 reason_phrase=event.reason_phrase,
             )
             payload = b"".join(frame for frame, _ in sink.take())
+            path = self._network_paths[0]
             packet = self.plane.build_single(payload, self._peer_cid.cid, now, 0)
-            packets.append((packet, self.peer_address()))
+            if packet and path.can_send(len(packet)):
+                path.bytes_sent += len(packet)
+                packets.append((packet, path.addr))
         if self._close_pending:
             self._close_pending = False
             self._close_begin(is_initiator=True, now=now)
@@ -452,7 +464,10 @@ class FastConnection(ControlPlane):
         self, network_path: QuicNetworkPath, now: float
     ) -> list[tuple[bytes, Address]]:
         """PATH_CHALLENGE and PATH_RESPONSE on another path than the active one (RFC 9000 §8.2)."""
-        if not self.handshake_done or network_path.peer_cid is None:
+        room = 1200
+        if not network_path.is_validated:  # RFC 9000 §8.1, which goes before the padding of §8.2.1
+            room = min(room, 3 * network_path.bytes_received - network_path.bytes_sent)
+        if not self.handshake_done or network_path.peer_cid is None or room < PROBE_LEAST:
             return []
         sink = FrameSink()
         if not (network_path.is_validated or network_path.local_challenge_sent):
@@ -461,9 +476,11 @@ class FastConnection(ControlPlane):
             challenge = network_path.remote_challenges.popleft()
             self._write_path_response_frame(builder=sink, challenge=challenge)  # type: ignore[arg-type]
         payload = b"".join(frame for frame, _ in sink.take())
-        if not payload or not network_path.can_send(1200):
+        if not payload:
             return []
-        packet = self.plane.build_single(payload, network_path.peer_cid.cid, now, 1200)
+        packet = self.plane.build_single(payload, network_path.peer_cid.cid, now, room)
+        if not packet:
+            return []
         network_path.bytes_sent += len(packet)
         self._probes_sent += 1
         self._sent_bytes -= len(packet)
@@ -480,7 +497,7 @@ class FastConnection(ControlPlane):
         if self.handshake_done:
             deadlines.append(self.plane.idle_from + self._idle_timeout())
             if self.config.keep_alive_interval is not None:
-                deadlines.append(self.plane.last_sent_at + self.config.keep_alive_interval)
+                deadlines.append(self._kept_alive_at() + self.config.keep_alive_interval)
         earliest = min((each for each in deadlines if each is not None), default=math.inf)
         return None if math.isinf(earliest) else earliest
 
@@ -492,7 +509,7 @@ class FastConnection(ControlPlane):
         if self._state is QuicConnectionState.TERMINATED:
             return
         self._now = now
-        if self.handshake_done:
+        if self.handshake_done and not self.is_ending():
             # aioquic sees no 1-RTT packet: idle time is the data plane's to know.
             self._close_at = self.plane.idle_from + self._idle_timeout()
         self.get_timer()
@@ -500,13 +517,21 @@ class FastConnection(ControlPlane):
         self.plane.on_timer(now)
         interval = self.config.keep_alive_interval
         kept = interval is not None and self.handshake_done
-        if kept and now >= self.plane.last_sent_at + (interval or 0.0):
-            self.plane.ping(PROBE_PING)
+        if kept and now >= self._kept_alive_at() + (interval or 0.0):
+            self.plane.keep_alive()
+            self._last_sent = now  # also when the congestion window holds it back for now
         self._control_dirty = True
         self._after_call()
 
+    def _kept_alive_at(self) -> float:
+        return max(self.plane.last_sent_at, self._last_sent)
+
     def wants_flush(self) -> bool:
         return self._control_dirty or self.plane.wants_flush()
+
+    def fail(self, reason: SessionError) -> None:
+        super().fail(reason)
+        self.plane.closing = True
 
     def stateless_reset(self) -> None:
         self.fail(StatelessReset())
@@ -565,7 +590,7 @@ class FastConnection(ControlPlane):
     def max_datagram_size(self) -> int | None:
         if self.close_reason is not None:
             return None
-        return self.plane.max_datagram_size() or None
+        return self.plane.max_datagram_size()
 
     def send_datagram(self, data: bytes) -> None:
         limit = self.max_datagram_size()
@@ -610,6 +635,3 @@ class FastConnection(ControlPlane):
         counted["datagrams_sent"] += self._sent_datagrams
         counted["bytes_sent"] += self._sent_bytes
         return PathStatistics(**counted)
-
-
-PROBE_PING = (1 << 62) - 1  # the number of a PING that nobody waits for

@@ -92,6 +92,7 @@ cdef class DataPlane:
     cdef bint phase_answered       # we acknowledged a packet of open_key's phase
     cdef bint phase_changed        # at least once
     cdef bint update_wanted
+    cdef public uint64_t packets_per_key  # long before 2^23 (RFC 9001 §6.6)
     cdef double previous_until     # open_previous is dropped then
     # Connection IDs.
     cdef uint8_t peer_cid[CID_MOST]
@@ -113,6 +114,7 @@ cdef class DataPlane:
     cdef Pacer pacer
     cdef Mtu mtu
     cdef bint search_mtu
+    cdef uint16_t initial_mtu, mtu_upper_bound, peer_udp_limit  # of every path
     cdef uint64_t event_losses     # packets of the last loss event that are still believed lost
     cdef double loss_at            # when the next packet is lost by time; 0: none
     cdef double last_eliciting_at
@@ -178,6 +180,7 @@ cdef class DataPlane:
         self.control = control
         self.is_client = is_client
         self.allowance = -1
+        self.packets_per_key = <uint64_t>1 << 22
         self.flow.window = self.flow.credit = receive_window
         self.flow.send_window = send_window
         self.stream_window = stream_window
@@ -193,7 +196,9 @@ cdef class DataPlane:
         self.skip_at = 1 + random_below(255)
         self.glitches = GLITCH_BURST
         rtt_begin(&self.rtt, initial_rtt, 0.025)
-        mtu_begin(&self.mtu, initial_mtu, max(initial_mtu, mtu_upper_bound))
+        self.initial_mtu, self.mtu_upper_bound = initial_mtu, max(initial_mtu, mtu_upper_bound)
+        self.peer_udp_limit = 65527
+        mtu_begin(&self.mtu, self.initial_mtu, self.mtu_upper_bound)
         congestion_begin(
             &self.congestion, CUBIC if congestion_control == "cubic" else NEWRENO, initial_mtu)
         pacer_begin(&self.pacer)
@@ -248,14 +253,15 @@ cdef class DataPlane:
         self.peer_ack_delay_exponent = ack_delay_exponent
         self.rtt.max_ack_delay = max_ack_delay
         self.peer_datagram_limit = max_datagram_frame_size
-        mtu_limit(&self.mtu, <uint16_t>min(max_udp_payload_size, <uint64_t>65527))
+        self.peer_udp_limit = <uint16_t>min(max_udp_payload_size, <uint64_t>65527)
+        mtu_limit(&self.mtu, self.peer_udp_limit)
         congestion_set_datagram_size(&self.congestion, self.mtu.current)
 
     def begin(self, double now, double rtt):
         """The handshake is complete. `rtt`: the handshake's sample, 0 where there is none."""
         if rtt > 0:
             rtt_sample(&self.rtt, rtt, 0.0, False, now)
-        self.last_received_at = self.idle_from = now
+        self.last_received_at = self.last_sent_at = self.idle_from = now
 
     def confirm(self):
         """The handshake is confirmed (RFC 9001 §4.1.2)."""
@@ -273,8 +279,13 @@ cdef class DataPlane:
         self.congestion.soft_ceiling = size
 
     def path_changed(self):
-        """The peer is elsewhere: RTT, window and MTU start afresh (RFC 9000 §9.4)."""
+        """The peer is elsewhere: RTT, window, pace and MTU start afresh (RFC 9000 §9.4)."""
         rtt_begin(&self.rtt, self.rtt.initial, self.rtt.max_ack_delay)
+        mtu_begin(&self.mtu, self.initial_mtu, self.mtu_upper_bound)
+        mtu_limit(&self.mtu, self.peer_udp_limit)
+        pacer_begin(&self.pacer)
+        self.pacing_at = 0
+        self.pto_count = 0
         congestion_path_changed(&self.congestion, self.mtu.current)
         plane_refill_flight(self)
 
@@ -392,7 +403,9 @@ cdef class DataPlane:
         return send_half_buffered(&stream.send) if stream != NULL else 0
 
     def max_datagram_size(self):
-        """The most bytes of a datagram now; 0: the peer takes none."""
+        """The most bytes of a datagram now; None: the peer takes none."""
+        if self.peer_datagram_limit < 2 or self.closing:  # the frame's type and length
+            return None
         return plane_datagram_limit(self)
 
     def send_datagram(self, bytes data not None):
@@ -421,6 +434,10 @@ cdef class DataPlane:
         self.pings.append(number)
         self.dirty = True
 
+    def keep_alive(self):
+        """Send a PING that nobody waits for."""
+        self.ping_due = self.dirty = True
+
     def set_max_streams(self, bint unidirectional, uint64_t count):
         self.counts[unidirectional].peer_allowed = count
         plane_stream_credit(self, unidirectional)
@@ -432,6 +449,10 @@ cdef class DataPlane:
     def set_send_window(self, uint64_t size):
         self.flow.send_window = size
         plane_wake_writers(self)
+
+    def inspect(self):
+        """What is inside, as plain values: for tests and for debugging."""
+        return plane_inspect(self)
 
     def statistics(self):
         """Counters, for connection.interface.PathStatistics."""

@@ -47,7 +47,7 @@ cdef FrameResult plane_frames(
         if frame_type & ~<uint64_t>7 == 8:
             facts.probing = False
             facts.eliciting = True
-            result = on_stream(self, frame_type, cursor)
+            result = on_stream(self, frame_type, cursor, now)
         elif frame_type == 0x02 or frame_type == 0x03:
             facts.probing = False
             result = on_ack(self, frame_type == 0x03, cursor, now)
@@ -210,7 +210,9 @@ cdef void note_size(DataPlane self, Stream *stream, uint64_t end, bint final) no
         receive.final_size = end
 
 
-cdef FrameResult on_stream(DataPlane self, uint64_t frame_type, Cursor *cursor) except *:
+cdef FrameResult on_stream(
+    DataPlane self, uint64_t frame_type, Cursor *cursor, double now
+) except *:
     cdef uint64_t stream_id, offset = 0, size = cursor.left
     cdef const uint8_t *data
     cdef Stream *stream
@@ -236,6 +238,11 @@ cdef FrameResult on_stream(DataPlane self, uint64_t frame_type, Cursor *cursor) 
     if result != FRAME_OK:
         return result
     receive = &stream.receive
+    if size == 0 and not final:
+        if receive.announced and not plane_tolerates(self, now):
+            return violated(
+                self, PROTOCOL_VIOLATION, frame_type, b"too many frames that carry nothing")
+        receive.announced = True
     if receive.stopped or receive.reset:
         note_size(self, stream, offset + size, final)
         plane_consumed(self, stream, receive_half_discard(receive))
@@ -365,7 +372,7 @@ cdef FrameResult on_blocked(DataPlane self, uint64_t frame_type, Cursor *cursor)
     if frame_type >= 0x16:
         if limit > <uint64_t>1 << 60:  # §19.14
             return malformed(self, frame_type)
-        plane_unblock_peer(self, frame_type == 0x17)
+        plane_unblock_peer(self, frame_type == 0x17, limit)
         return FRAME_OK
     if frame_type == 0x15:
         if not peer_can_send(self, stream_id):
@@ -376,11 +383,12 @@ cdef FrameResult on_blocked(DataPlane self, uint64_t frame_type, Cursor *cursor)
     return FRAME_OK
 
 
-cdef void plane_unblock_peer(DataPlane self, bint uni) noexcept:
+cdef void plane_unblock_peer(DataPlane self, bint uni, uint64_t limit) noexcept:
     """The peer says it is out of streams: give the next ones without waiting for a batch."""
     cdef StreamCounts *counts = &self.counts[uni]
-    counts.peer_blocked = True
-    plane_stream_credit(self, uni)
+    if limit >= counts.peer_limit:  # else it has not heard of the present one yet
+        counts.peer_blocked = True
+        plane_stream_credit(self, uni)
 
 
 cdef FrameResult on_datagram(DataPlane self, uint64_t frame_type, Cursor *cursor) except *:

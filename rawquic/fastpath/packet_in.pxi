@@ -105,7 +105,11 @@ cdef int open_segments(
         key = key_for(self, &segments[i], now)
         first, n = i, 0
         while i < count:
-            if i > first and segments[i].phase != segments[first].phase:
+            if i > first and (
+                segments[i].phase != segments[first].phase
+                or (segments[i].phase != self.open_phase
+                    and key_for(self, &segments[i], now) is not key)
+            ):
                 break
             if received_before(&self.received, segments[i].number):
                 self.counters.duplicates += 1

@@ -10,7 +10,6 @@ cdef enum:
     OUT_ROOM = 65507 + 65536  # and an MTU probe behind it
     FRAME_ROOM = 40           # less room than this is left unused
     BODY_LEAST = 256          # encrypting from elsewhere pays from here on
-    SEAL_LIMIT_BITS = 22      # a key update comes long before 2^23 packets (RFC 9001 §6.6)
     SKIP_DISTANCE_MOST = 131072
 
 cdef struct Outbox:
@@ -49,7 +48,7 @@ cdef int plane_build(DataPlane self, Outbox *out, double now) except -1:
     if self.seal_key is None or self.closing:
         self.dirty = False
         return 0
-    if self.seal_key.sealed >> SEAL_LIMIT_BITS or self.update_wanted:
+    if self.seal_key.sealed >= self.packets_per_key or self.update_wanted:
         consider_key_update(self)
     if now >= self.pacing_at:
         self.pacing_at = 0
@@ -87,6 +86,8 @@ cdef bint build_packet(DataPlane self, Outbox *out, uint64_t *pace, double now) 
     cdef size_t most = self.mtu.current, size
     cdef ReceivedPackets *received = &self.received
     cdef bint wanted = has_frames(self), allowed, acknowledge
+    if self.probes and self.pto_count > 1:
+        most = min(most, <size_t>MTU_BASE)  # else a path that lost large packets stays silent
     if self.allowance >= 0:
         most = min(most, <size_t>self.allowance)
         if most < 64:
@@ -105,6 +106,12 @@ cdef bint build_packet(DataPlane self, Outbox *out, uint64_t *pace, double now) 
     begin_draft(self, &draft, out, most, now)
     if acknowledge:
         put_ack(self, &draft, now)
+        if not wanted and self.received.ranges.count > ACK_RANGES // 8 and (
+            self.eliciting_in_flight == 0
+        ):
+            # RFC 9000 §13.2.4: an ACK of this ACK tells which ranges need not be said again.
+            self.ping_due = True
+            put_pings(self, &draft)
     if allowed:
         put_control_frames(self, &draft)
         put_due(self, &draft)
@@ -251,7 +258,9 @@ cdef void put_due(DataPlane self, Draft *draft) noexcept:
                 return
             counts.peer_limit, counts.limit_due, counts.peer_blocked = limit, False, False
         if counts.blocked_due:
-            if not put_frame(self, draft, NO_RECORD, 0, 0x16 + uni, counts.own_limit, 0, 0, 1):
+            if not put_frame(
+                self, draft, BLOCKED_RECORD, uni, 0x16 + uni, counts.own_limit, 0, 0, 1
+            ):
                 return
             counts.blocked_due = False
     while self.due != NULL:
@@ -336,7 +345,8 @@ cdef void put_streams(DataPlane self, Draft *draft) noexcept:
     cdef Stream *stream
     while self.queue.head != NULL and room_of(draft) >= FRAME_ROOM and draft.body == NULL:
         stream = self.queue.head
-        if not put_stream(self, draft, stream):
+        # What was lost may have been acknowledged since.
+        if send_half_has_data(&stream.send) and not put_stream(self, draft, stream):
             return
         if not send_half_has_data(&stream.send):
             queue_remove(&self.queue, stream)
@@ -529,7 +539,7 @@ cdef bytes plane_seal_single(DataPlane self, bytes payload, bytes cid, double no
     outbox_open(&out)
     try:
         self.set_peer_cid(cid)
-        begin_draft(self, &draft, &out, 1200, now)
+        begin_draft(self, &draft, &out, min(pad_to, <size_t>MTU_BASE) if pad_to else MTU_BASE, now)
         if <size_t>len(payload) > room_of(&draft):
             raise ValueError(f"a payload of {len(payload)} bytes does not fit a packet")
         memcpy(draft.at, PyBytes_AS_STRING(payload), <size_t>len(payload))

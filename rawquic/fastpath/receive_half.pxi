@@ -31,7 +31,8 @@ cdef struct ReceiveHalf:
     bint stop_due
     bint credit_due       # MAX_STREAM_DATA is to be sent
     uint64_t stop_code
-    bint waiting          # a reader found nothing: tell it
+    bint waiting          # a reader found nothing, or never looked: tell it
+    bint announced        # an empty STREAM frame came; more of them say nothing new
     bint released         # the application has seen the end, or does not want it
 
 # Bounds on what one STREAM frame may do; what receive_half_put says.

@@ -95,6 +95,8 @@ cdef bint ack_range(DataPlane self, uint64_t low, uint64_t high, AckFacts *facts
                 self.event_losses -= 1
                 if self.event_losses == 0:
                     congestion_spurious(&self.congestion)
+        elif packet.state == NEVER_SENT:
+            return False
         number += 1
     return True
 
@@ -256,6 +258,9 @@ cdef int settle_record(DataPlane self, Record *record, bint acked) except -1:
         self.flow.credit_due |= not acked
     elif record.kind == MAX_STREAMS_RECORD:
         self.counts[record.stream_id].limit_due |= not acked
+    elif record.kind == BLOCKED_RECORD:
+        self.counts[record.stream_id].blocked_due |= (
+            not acked and self.counts[record.stream_id].blocked)
     else:
         stream = stream_find(&self.streams, record.stream_id)
         if stream != NULL:

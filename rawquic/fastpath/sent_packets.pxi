@@ -19,6 +19,7 @@ cdef enum RecordKind:
     MAX_DATA_RECORD
     MAX_STREAM_DATA_RECORD
     MAX_STREAMS_RECORD    # stream: 1 unidirectional, 0 bidirectional
+    BLOCKED_RECORD        # STREAMS_BLOCKED; stream: as above
     RESET_RECORD
     STOP_RECORD
 
@@ -77,7 +78,20 @@ cdef int sent_grow(SentPackets *self) noexcept nogil:
     return 0
 
 
+cdef inline void sent_advance(SentPackets *self) noexcept nogil:
+    """Move `first` up to what still matters."""
+    cdef SentPacket *packet
+    while self.first < self.next:
+        packet = sent_at(self, self.first)
+        if packet.state == IN_FLIGHT or packet.state == LOST:
+            return
+        self.first += 1
+
+
 cdef inline bint sent_is_full(SentPackets *self) noexcept nogil:
+    if self.next - self.first < self.room:
+        return False
+    sent_advance(self)  # who sends nothing but ACKs never gets one
     return self.next - self.first >= self.room and sent_grow(self) < 0
 
 
@@ -115,16 +129,6 @@ cdef void record_free(SentPackets *self, Record *record) noexcept nogil:
         self.spares += 1
     else:
         free(record)
-
-
-cdef inline void sent_advance(SentPackets *self) noexcept nogil:
-    """Move `first` up to what still matters."""
-    cdef SentPacket *packet
-    while self.first < self.next:
-        packet = sent_at(self, self.first)
-        if packet.state == IN_FLIGHT or packet.state == LOST:
-            return
-        self.first += 1
 
 
 cdef void sent_give_back(SentPackets *self) noexcept nogil:

@@ -20,6 +20,7 @@ cdef Stream *plane_make_stream(DataPlane self, uint64_t stream_id) noexcept:
         stream.send.credit = self.peer_stream_credit[2 if uni else 0 if local else 1]
     if stream.receive.exists:
         stream.receive.credit = self.stream_window
+        stream.receive.waiting = True
     return stream
 
 
@@ -250,8 +251,7 @@ cdef uint64_t plane_datagram_limit(DataPlane self) noexcept:
     """The most bytes of a DATAGRAM payload that one packet takes now (RFC 9221 §3)."""
     # First byte, connection ID, packet number, frame type, length, tag.
     cdef uint64_t overhead = 1 + <uint64_t>self.peer_cid_length + 4 + 1 + 2 + AEAD_TAG_LENGTH
-    cdef uint64_t peer = self.peer_datagram_limit, room
-    if peer == 0 or self.closing or peer < 3:
+    cdef uint64_t peer = self.peer_datagram_limit
+    if peer < 2:
         return 0
-    room = self.mtu.current - overhead
-    return min(room, peer - 3)
+    return min(self.mtu.current - overhead, peer - 3 if peer > 65 else peer - 2)
