@@ -77,7 +77,20 @@ cdef int sent_grow(SentPackets *self) noexcept nogil:
     return 0
 
 
+cdef inline void sent_advance(SentPackets *self) noexcept nogil:
+    """Move `first` up to what still matters."""
+    cdef SentPacket *packet
+    while self.first < self.next:
+        packet = sent_at(self, self.first)
+        if packet.state == IN_FLIGHT or packet.state == LOST:
+            return
+        self.first += 1
+
+
 cdef inline bint sent_is_full(SentPackets *self) noexcept nogil:
+    if self.next - self.first < self.room:
+        return False
+    sent_advance(self)  # ACKs alone are never acknowledged: they make room for each other
     return self.next - self.first >= self.room and sent_grow(self) < 0
 
 
@@ -117,14 +130,15 @@ cdef void record_free(SentPackets *self, Record *record) noexcept nogil:
         free(record)
 
 
-cdef inline void sent_advance(SentPackets *self) noexcept nogil:
-    """Move `first` up to what still matters."""
-    cdef SentPacket *packet
-    while self.first < self.next:
-        packet = sent_at(self, self.first)
-        if packet.state == IN_FLIGHT or packet.state == LOST:
-            return
-        self.first += 1
+cdef void records_drop(SentPackets *self, SentPacket *packet) noexcept:
+    """Forget what a packet carried, and let go of the tokens."""
+    cdef Record *record
+    while packet.others != NULL:
+        record = packet.others
+        packet.others = record.next
+        if record.token != NULL:
+            Py_DECREF(<object>record.token)
+        record_free(self, record)
 
 
 cdef void sent_give_back(SentPackets *self) noexcept nogil:
