@@ -127,6 +127,8 @@ cdef bint build_packet(DataPlane self, Outbox *out, uint64_t *pace, double now) 
             self.probes -= 1
         note_in_flight(self, &draft, size, now)
         pace[0] -= min(pace[0], <uint64_t>size)
+    else:
+        records_drop(&self.sent, draft.packet)  # nobody settles what need not be acknowledged
     if self.allowance >= 0:
         self.allowance -= min(self.allowance, <int64_t>size)
     return True

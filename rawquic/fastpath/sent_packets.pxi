@@ -91,7 +91,7 @@ cdef inline void sent_advance(SentPackets *self) noexcept nogil:
 cdef inline bint sent_is_full(SentPackets *self) noexcept nogil:
     if self.next - self.first < self.room:
         return False
-    sent_advance(self)  # who sends nothing but ACKs never gets one
+    sent_advance(self)  # ACKs alone are never acknowledged: they make room for each other
     return self.next - self.first >= self.room and sent_grow(self) < 0
 
 
@@ -129,6 +129,17 @@ cdef void record_free(SentPackets *self, Record *record) noexcept nogil:
         self.spares += 1
     else:
         free(record)
+
+
+cdef void records_drop(SentPackets *self, SentPacket *packet) noexcept:
+    """Forget what a packet carried, and let go of the tokens."""
+    cdef Record *record
+    while packet.others != NULL:
+        record = packet.others
+        packet.others = record.next
+        if record.token != NULL:
+            Py_DECREF(<object>record.token)
+        record_free(self, record)
 
 
 cdef void sent_give_back(SentPackets *self) noexcept nogil:

@@ -1,0 +1,55 @@
+"""Hostile input to the compiled data plane, a row of the threat model each.
+
+What is sent is encrypted as it should be. Each test checks the error, or the memory or the time
+that it may cost; `DataPeer` is the attacker.
+"""
+
+import gc
+import time
+import weakref
+from typing import Any
+
+import pytest
+from data_peer import PING, DataPeer, ack, frame, stream
+
+from rawquic.backend import BACKEND
+from rawquic.connection.interface import Event
+
+pytestmark = pytest.mark.skipif(BACKEND != "compiled", reason="of the compiled data plane")
+
+PROTOCOL_VIOLATION = 0xA
+EMPTY_DATAGRAM = frame(0x31, 0)
+
+
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * 4096
+
+
+def draw_acks(peer: DataPeer, count: int) -> int:
+    """Make the plane send that many ACKs alone; the number of the last."""
+    last = -1
+    for i in range(count):
+        peer.now += 1e-5
+        peer.send(EMPTY_DATAGRAM)
+        peer.send(EMPTY_DATAGRAM)
+        packets = peer.plane.build(peer.now)
+        assert packets, f"no ACK after {i} of them"
+        last, _ = peer.opened(packets[-1])
+        peer.plane.read_datagrams(1000)
+        peer.plane.take_events()
+    return last
+
+
+def test_acks_alone_leave_nothing_behind() -> None:
+    peer = DataPeer()
+    draw_acks(peer, 5_000)
+    before = resident()
+    draw_acks(peer, 60_000)
+    assert resident() - before < 1 << 20
+
+
+def test_a_sender_of_datagrams_alone_is_acknowledged_for_ever() -> None:
+    """RFC 9000 §13.2.1; ACKs alone are never acknowledged, so their numbers settle themselves."""
+    draw_acks(DataPeer(), 70_000)
