@@ -4,16 +4,12 @@ What is sent is encrypted as it should be. Each test checks the error, or the me
 that it may cost; `DataPeer` is the attacker.
 """
 
-import gc
-import time
-import weakref
-from typing import Any
+from pathlib import Path
 
 import pytest
-from data_peer import PING, DataPeer, ack, frame, stream
+from data_peer import DataPeer, frame
 
 from rawquic.backend import BACKEND
-from rawquic.connection.interface import Event
 
 pytestmark = pytest.mark.skipif(BACKEND != "compiled", reason="of the compiled data plane")
 
@@ -23,8 +19,7 @@ EMPTY_DATAGRAM = frame(0x31, 0)
 
 def resident() -> int:
     """Bytes of memory that this process has."""
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * 4096
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
 def draw_acks(peer: DataPeer, count: int) -> int:
