@@ -105,3 +105,13 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     pair.use(name)
     yield name
     pair.use("plain")
+
+
+@pytest.fixture
+def fast_only() -> Iterator[None]:
+    """For tests of the fast connection alone."""
+    if importlib.util.find_spec("rawquic._fastpath") is None:
+        pytest.skip("rawquic._fastpath was not built: there is no fast connection to test")
+    pair.use("fast")
+    yield
+    pair.use("plain")

@@ -504,6 +504,16 @@ class Writer:
             connection.send_stream_data(self.stream_id, data, end_stream=True)
             pair.flush()
 
+    @classmethod
+    def on(cls, pair: Pair, connection: Either, data: bytes, stream_id: int) -> "Writer":
+        """A writer on a stream that is open already."""
+        writer = cls.__new__(cls)
+        writer.pair, writer.connection, writer.data = pair, connection, data
+        writer.offset, writer.finished, writer.stream_id = 0, False, stream_id
+        pair.checks.append(writer)
+        writer()
+        return writer
+
     def __call__(self) -> None:
         if self.finished or self.connection._state in END_STATES:
             return

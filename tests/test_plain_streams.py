@@ -184,18 +184,9 @@ def test_lost_credit_frames_are_sent_again() -> None:
     for _ in range(12):
         pair.run_until(open_one)
         stream_id = ids[-1]
-        writer = _writer_on(pair, stream_id, os.urandom(10 * KIB))
+        writer = Writer.on(pair, pair.client, os.urandom(10 * KIB), stream_id)
         pair.run_until(lambda w=writer: w.stream_id in reader.ended)  # type: ignore[misc]
         assert bytes(reader.data[stream_id]) == writer.data
-
-
-def _writer_on(pair: Pair, stream_id: int, data: bytes) -> Writer:
-    writer = Writer.__new__(Writer)
-    writer.pair, writer.connection, writer.data = pair, pair.client, data
-    writer.offset, writer.finished, writer.stream_id = 0, False, stream_id
-    pair.checks.append(writer)
-    writer()
-    return writer
 
 
 def test_a_thousand_streams() -> None:

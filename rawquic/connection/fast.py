@@ -313,11 +313,14 @@ class FastConnection(ControlPlane):
         self.plane.control_called = False
         self._take_aioquic_events()
         self._settle()
+        self._follow_cid()
+        if self._reactor is not None and self.handshake_done:
+            self._follow_path()
+
+    def _follow_cid(self) -> None:
         if self._peer_cid.cid != self._sealed_cid:
             self._sealed_cid = self._peer_cid.cid
             self.plane.set_peer_cid(self._sealed_cid)
-        if self._reactor is not None and self.handshake_done:
-            self._follow_path()
 
     _sealed_cid = b""
 
@@ -427,6 +430,7 @@ class FastConnection(ControlPlane):
             self._gate.send.writing_frames = False
         for frame, token in sink.take():
             self.plane.control_queue(frame, token)
+        self._follow_cid()  # RFC 9000 §19.16: the ID that a frame retires carries it no more
 
     def _write_application(self, builder: Any, network_path: Any, now: float) -> None:
         """aioquic builds no 1-RTT packet itself."""

@@ -102,6 +102,7 @@ cdef class DataPlane:
     cdef ReceivedPackets received
     cdef SentPackets sent
     cdef uint64_t flight_first     # no packet below it is IN_FLIGHT
+    cdef uint64_t path_first       # packets below it were sent on another path
     cdef uint64_t eliciting_in_flight
     cdef bint any_acked
     cdef uint64_t largest_acked
@@ -287,7 +288,8 @@ cdef class DataPlane:
         self.pacing_at = 0
         self.pto_count = 0
         congestion_path_changed(&self.congestion, self.mtu.current)
-        plane_refill_flight(self)
+        self.path_first = self.sent.next
+        self.event_losses = 0
 
     def request_key_update(self):
         """Change to the next keys as soon as the rules allow it (RFC 9001 §6.1)."""

@@ -71,13 +71,14 @@ cdef bint ack_range(DataPlane self, uint64_t low, uint64_t high, AckFacts *facts
         if packet.state == IN_FLIGHT:
             packet.state = SETTLED
             facts.any = True
-            facts.bytes += packet.size
             facts.packets += 1
-            facts.window_used |= packet.window_used
-            facts.marked += <unsigned int>packet.marked
-            if packet.size >= self.mtu.current and not packet.is_probe:
-                facts.full = True
-                facts.largest_full = max(facts.largest_full, number)
+            if number >= self.path_first:
+                facts.bytes += packet.size
+                facts.window_used |= packet.window_used
+                facts.marked += <unsigned int>packet.marked
+                if packet.size >= self.mtu.current and not packet.is_probe:
+                    facts.full = True
+                    facts.largest_full = max(facts.largest_full, number)
             if number >= facts.largest:
                 facts.largest, facts.largest_sent_at = number, packet.sent_at
             self.eliciting_in_flight -= 1
@@ -91,7 +92,7 @@ cdef bint ack_range(DataPlane self, uint64_t low, uint64_t high, AckFacts *facts
             packet.state = SETTLED
             settle_frame(self, &packet.frame, True)
             self.counters.spurious += 1
-            if self.event_losses:
+            if self.event_losses and number >= self.path_first:
                 self.event_losses -= 1
                 if self.event_losses == 0:
                     congestion_spurious(&self.congestion)
@@ -105,18 +106,20 @@ cdef int after_ack(DataPlane self, AckFacts *facts, uint64_t delay, double now) 
     cdef bint newest = not self.any_acked or facts.largest > self.largest_acked
     if newest:
         self.largest_acked = facts.largest
-        rtt_sample(
-            &self.rtt, now - facts.largest_sent_at,
-            <double>(min(delay, <uint64_t>1 << 40) << self.peer_ack_delay_exponent) * 1e-6,
-            self.confirmed, now)
+        if facts.largest >= self.path_first:
+            rtt_sample(
+                &self.rtt, now - facts.largest_sent_at,
+                <double>(min(delay, <uint64_t>1 << 40) << self.peer_ack_delay_exponent) * 1e-6,
+                self.confirmed, now)
     if not self.any_acked:
         self.any_acked = True
         self.control_called = True
         self.control.first_acknowledgement()
     self.counters.packets_acked += facts.packets
-    congestion_acked(
-        &self.congestion, &self.rtt, facts.bytes, facts.largest, facts.largest_sent_at,
-        facts.window_used, now)
+    if facts.bytes:
+        congestion_acked(
+            &self.congestion, &self.rtt, facts.bytes, facts.largest, facts.largest_sent_at,
+            facts.window_used, now)
     if facts.full:
         mtu_packet_acked(&self.mtu, self.mtu.current, facts.largest_full)
     plane_detect_loss(self, now)
@@ -145,7 +148,9 @@ cdef int plane_detect_loss(DataPlane self, double now) except -1:
             packet.state = LOST
             self.eliciting_in_flight -= 1
             self.counters.packets_lost += 1
-            if packet.is_probe:
+            if number < self.path_first:
+                pass  # RFC 9000 §9.4: it says nothing about this path
+            elif packet.is_probe:
                 packet.state = SETTLED
                 congestion_discarded(&self.congestion, packet.size)
                 mtu_probe_lost(&self.mtu, number)
@@ -346,12 +351,3 @@ cdef int plane_probe(DataPlane self) except -1:
         number += 1
     self.ping_due = True  # when there is nothing else, and harmless when there is
     return 0
-
-
-cdef void plane_refill_flight(DataPlane self) noexcept:
-    """After a change of path the congestion state is new: what flies counts there as well."""
-    cdef uint64_t number = max(self.flight_first, self.sent.first)
-    while number < self.sent.next:
-        if sent_at(&self.sent, number).state == IN_FLIGHT:
-            congestion_sent(&self.congestion, sent_at(&self.sent, number).size, number)
-        number += 1
