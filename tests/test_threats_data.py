@@ -48,3 +48,20 @@ def test_acks_alone_leave_nothing_behind() -> None:
 def test_a_sender_of_datagrams_alone_is_acknowledged_for_ever() -> None:
     """RFC 9000 §13.2.1; ACKs alone are never acknowledged, so their numbers settle themselves."""
     draw_acks(DataPeer(), 70_000)
+
+
+def test_a_connection_that_ends_with_unacknowledged_control_frames_is_freed() -> None:
+    class Owner:
+        plane: Any = None
+
+    peer, owner = DataPeer(), Owner()
+    seen = weakref.ref(owner)
+    owner.plane = peer.plane
+    for _ in range(3):
+        peer.plane.control_queue(b"\x1e", (owner.__init__, ()))
+        peer.collect()
+    peer.plane.control_queue(b"\x1e", (owner.__init__, ()))
+    peer.plane.discard()
+    del owner, peer
+    gc.collect()
+    assert seen() is None

@@ -306,6 +306,9 @@ cdef class DataPlane:
         self.owner = None
         self.reactor = None
         self.routed = False
+        # Tokens hold the control plane, and the garbage collector does not see them here.
+        sent_free(&self.sent)
+        self.control_frames = []
 
     def detach(self):
         """No packets come from or go to the reactor until it attaches the plane again."""
@@ -507,23 +510,7 @@ cdef int plane_fail(
 
 cdef void plane_free(DataPlane self) noexcept:
     """Give everything back, tokens included; from __dealloc__ only."""
-    cdef uint64_t number = self.sent.first
-    cdef SentPacket *packet
-    cdef Record *record
-    while number < self.sent.next and self.sent.ring != NULL:
-        packet = sent_at(&self.sent, number)
-        while packet.others != NULL:
-            record = packet.others
-            packet.others = record.next
-            if record.token != NULL:
-                Py_DECREF(<object>record.token)
-            free(record)
-        number += 1
-    free(self.sent.ring)
-    while self.sent.spare != NULL:
-        record = self.sent.spare
-        self.sent.spare = record.next
-        free(record)
+    sent_free(&self.sent)
     ranges_free(&self.received.ranges)
     stream_table_free(&self.streams)
     datagrams_free(&self.datagrams_in)

@@ -147,3 +147,19 @@ cdef void sent_give_back(SentPackets *self) noexcept nogil:
     if self.first == self.next and self.room > RING_FIRST:
         free(self.ring)
         self.ring, self.room = NULL, 0
+
+
+cdef void sent_free(SentPackets *self) noexcept:
+    """Let go of everything but the numbers: the next one stays the next one."""
+    cdef Record *record
+    while self.first < self.next:
+        if self.ring != NULL:
+            records_drop(self, sent_at(self, self.first))
+        self.first += 1
+    free(self.ring)
+    self.ring, self.room = NULL, 0
+    while self.spare != NULL:
+        record = self.spare
+        self.spare = record.next
+        free(record)
+    self.spares = 0
