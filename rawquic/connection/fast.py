@@ -367,7 +367,8 @@ class FastConnection(ControlPlane):
         self.plane.set_peer_cid(self._sealed_cid)
         self.plane.set_host_cid(self.host_cid)
         rtt = self._loss._rtt_smoothed if self._loss._rtt_initialized else 0.0
-        self.plane.begin(self._now, rtt)
+        limits = (self.config.max_idle_timeout, self._remote_max_idle_timeout)
+        self.plane.begin(self._now, rtt, min((t for t in limits if t is not None), default=0.0))
 
     def _take_aioquic_events(self) -> None:
         while (event := self.next_event()) is not None:
@@ -498,10 +499,10 @@ class FastConnection(ControlPlane):
         deadlines = [self.plane.timer()]
         if not self._handshake_confirmed or self._control_timers():
             deadlines.append(self.get_timer())
-        if self.handshake_done:
-            deadlines.append(self.plane.idle_from + self._idle_timeout())
-            if self.config.keep_alive_interval is not None:
-                deadlines.append(self._kept_alive_at() + self.config.keep_alive_interval)
+        if self.handshake_done and self.config.keep_alive_interval is not None:
+            deadlines.append(self._kept_alive_at() + self.config.keep_alive_interval)
+        if len(deadlines) == 1:  # nearly always
+            return deadlines[0]
         earliest = min((each for each in deadlines if each is not None), default=math.inf)
         return None if math.isinf(earliest) else earliest
 
@@ -513,18 +514,21 @@ class FastConnection(ControlPlane):
         if self._state is QuicConnectionState.TERMINATED:
             return
         self._now = now
-        if self.handshake_done and not self.is_ending():
-            # aioquic sees no 1-RTT packet: idle time is the data plane's to know.
-            self._close_at = self.plane.idle_from + self._idle_timeout()
-        self.get_timer()
-        super().handle_timer(now)
+        idle_at = self.plane.idle_from + self._idle_timeout() if self.handshake_done else 0.0
+        control = not self._handshake_confirmed or self._control_timers() or self.is_ending()
+        if control or now >= idle_at:
+            if self.handshake_done and not self.is_ending():
+                # aioquic sees no 1-RTT packet: idle time is the data plane's to know.
+                self._close_at = idle_at
+            self.get_timer()
+            super().handle_timer(now)
+            self._control_dirty = True
         self.plane.on_timer(now)
         interval = self.config.keep_alive_interval
         kept = interval is not None and self.handshake_done
         if kept and now >= self._kept_alive_at() + (interval or 0.0):
             self.plane.keep_alive()
             self._last_sent = now  # also when the congestion window holds it back for now
-        self._control_dirty = True
         self._after_call()
 
     def _kept_alive_at(self) -> float:

@@ -432,11 +432,11 @@ class UdpEndpoint:
             return
         now = time.monotonic() + TIMER_SLACK
         while self._deadlines and self._deadlines[0][0] <= now:
-            _, _, owner = heapq.heappop(self._deadlines)
+            deadline, _, owner = heapq.heappop(self._deadlines)
             if isinstance(owner, Lingering):
                 self.routes.forget(owner)
                 self._lingering.discard(owner)
-            elif owner in self._links:
+            elif owner in self._links and owner.armed == deadline:  # else an earlier one came after
                 self._on_deadline(owner, now)
         self._arm_timer()
 

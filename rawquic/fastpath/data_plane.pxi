@@ -130,6 +130,7 @@ cdef class DataPlane:
     cdef readonly double last_sent_at
     cdef readonly double idle_from     # restarts with a packet received, and the first sent since
     cdef bint eliciting_sent_since
+    cdef double idle_limit         # the lower of both ends' timeouts; 0: none
     # Anti-amplification: bytes that may still be sent; negative: no limit (RFC 9000 §8.1).
     cdef public int64_t allowance
     # Streams and flow control.
@@ -258,8 +259,9 @@ cdef class DataPlane:
         mtu_limit(&self.mtu, self.peer_udp_limit)
         congestion_set_datagram_size(&self.congestion, self.mtu.current)
 
-    def begin(self, double now, double rtt):
-        """The handshake is complete. `rtt`: the handshake's sample, 0 where there is none."""
+    def begin(self, double now, double rtt, double idle_limit):
+        """The handshake is complete. `rtt`: its sample; `idle_limit`: seconds; 0: there is none."""
+        self.idle_limit = idle_limit
         if rtt > 0:
             rtt_sample(&self.rtt, rtt, 0.0, False, now)
         self.last_received_at = self.last_sent_at = self.idle_from = now

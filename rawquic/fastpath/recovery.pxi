@@ -303,12 +303,17 @@ cdef double plane_pto_at(DataPlane self) noexcept:
 
 
 cdef double plane_deadline(DataPlane self) noexcept:
-    """The earliest time at which plane_on_timer has something to do; 0: none."""
+    """The earliest time at which there is something to do, or the connection is idle; 0: none."""
     cdef double earliest = self.loss_at if self.loss_at else plane_pto_at(self)
+    cdef double idle_at
     if self.ack_at and (earliest == 0 or self.ack_at < earliest):
         earliest = self.ack_at
     if self.pacing_at and (earliest == 0 or self.pacing_at < earliest):
         earliest = self.pacing_at
+    if self.idle_limit:  # RFC 9000 §10.1: at least three PTO
+        idle_at = self.idle_from + max(self.idle_limit, 3 * rtt_pto(&self.rtt))
+        if earliest == 0 or idle_at < earliest:
+            earliest = idle_at
     return 0 if self.closing else earliest
 
 
