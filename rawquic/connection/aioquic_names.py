@@ -63,6 +63,7 @@ CONNECTION_METHODS = (
     "_handle_max_data_frame",
     "_handle_max_stream_data_frame",
     "_handle_new_connection_id_frame",
+    "_handle_streams_blocked_frame",
     "_idle_timeout",
     "_log_key_updated",
     "_on_connection_limit_delivery",
