@@ -34,6 +34,7 @@ from rawquic.selfsigned import self_signed
 from rawquic.tls import client_configuration, server_configuration
 
 CLIENT, SERVER = ("192.0.2.1", 1000), ("198.51.100.7", 4433)
+ELSEWHERE = ("203.0.113.9", 555)
 TICK = 1e-6  # seconds that pass between a receipt and the answer
 MAX_STEPS = 200_000  # of one run; a timer that never moves on would need more
 
@@ -480,3 +481,43 @@ def transfer(pair: Pair, sender: Either, data: bytes, limit: float = 600.0) -> b
     pair.run_until(lambda: writer.stream_id in reader.ended, limit)
     pair.checks.clear()
     return bytes(reader.data[writer.stream_id])
+
+
+# -- short forms for tests -------------------------------------------------------------------------
+
+
+def happened(pair: Pair, connection: PlainConnection, kind: Event) -> list[int]:
+    return [value for each, value in pair.events[connection] if each is kind]
+
+
+def opened(connection: PlainConnection, unidirectional: bool = True) -> int:
+    stream_id = connection.open_stream(unidirectional)
+    assert stream_id is not None
+    return stream_id
+
+
+def written(pair: Pair, data: bytes, *, fin: bool = False, bidi: bool = False) -> int:
+    """A stream of the client's with this data, all of it delivered."""
+    stream_id = opened(pair.client, not bidi)
+    assert pair.client.write(stream_id, data, 0) == len(data)
+    if fin:
+        pair.client.finish(stream_id)
+    pair.flush()
+    pair.run(0.5)
+    return stream_id
+
+
+def deaf(connection: object) -> None:
+    """The application of a stock connection takes nothing out of it."""
+    connection.next_event = lambda: None  # type: ignore[attr-defined]
+
+
+def pair_of(kind: str, **network: Any) -> Pair:
+    """A stock client, and a server of this kind."""
+    return make("stock", kind, **network).handshake()
+
+
+def stock_code(connection: Any) -> int | None:
+    """The error code that a stock connection ended with."""
+    event = connection._close_event
+    return None if event is None else event.error_code

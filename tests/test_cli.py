@@ -207,6 +207,20 @@ def test_ctrl_c_ends_the_server_in_good_order():
     assert errors == ""
 
 
+async def test_a_second_ctrl_c_cuts_off_who_is_there():
+    with echo_server("--drain", SECONDS * 2) as (process, port, pin):
+        async with rawquic.connect("127.0.0.1", port, pinned_sha256=[pin]) as session:
+            send, recv = await session.open_bi()
+            await send.write(b"x")
+            assert await recv.read() == b"x"
+            process.send_signal(signal.SIGINT)
+            lines = iter(process.stdout.readline, "")
+            assert any(line.startswith("stopping: 1 sessions") for line in lines)
+            output, _ = interrupt(process)
+            await session.wait_closed()
+    assert "stopped, 1 sessions cut off" in output
+
+
 def test_port_in_use():
     with echo_server() as (_, port, _):
         assert "in use" in fail(1, "echo-server", "--port", port)

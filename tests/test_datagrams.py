@@ -107,9 +107,9 @@ async def test_a_full_send_buffer_drops_the_oldest(certificate: Certificate) -> 
         got: list[bytes] = []
         while not got or got[-1][0] != 19:
             got += await within(peer.read_datagrams())
-        assert [each[0] for each in got] == list(range(20 - len(got), 20))
-        assert sum(map(len, got)) <= 5000 and len(got) >= 4
-        assert client.connection.stats().datagrams_dropped_send == 20 - len(got)
+        # Each costs 64 bytes more than it has, so that empty ones are bounded too.
+        assert [each[0] for each in got] == [16, 17, 18, 19]
+        assert client.connection.stats().datagrams_dropped_send == 16
 
 
 async def test_a_full_receive_buffer_drops_the_oldest(certificate: Certificate) -> None:

@@ -484,10 +484,13 @@ async def test_a_connection_that_breaks_takes_no_other_with_it(
             for _ in range(2)
         ]
 
-        def broken(*args: Any) -> None:
+        whole = first._connection.datagrams_to_send
+
+        def broken(now: float) -> Any:
+            monkeypatch.setattr(first._connection, "datagrams_to_send", whole)
             raise KeyError("of the connection")
 
-        monkeypatch.setattr(first._connection, "receive", broken)
+        monkeypatch.setattr(first._connection, "datagrams_to_send", broken)
         first.send_datagram(b"x")
         second.send_datagram(b"y")
         assert await within(second.read_datagram()) == b"y"

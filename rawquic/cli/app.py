@@ -10,9 +10,11 @@ from collections.abc import Sequence
 import click
 
 import rawquic
-from rawquic.cli import cert, demo, echo, echo_server, info
+from rawquic.cli import cert, demo, echo, echo_server, info, perf
 from rawquic.cli.echoing import EchoError
 from rawquic.cli.options import verbose_option
+from rawquic.perf.verify import Corrupted
+from rawquic.perf.works import PerfError
 
 INTERRUPTED = 130
 
@@ -50,7 +52,14 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (demo.demo, echo_server.echo_server, echo.echo, cert.cert, info.info):
+for _command in (
+    demo.demo,
+    echo_server.echo_server,
+    echo.echo,
+    perf.perf,
+    cert.cert,
+    info.info,
+):
     cli.add_command(_command)
 
 
@@ -66,7 +75,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except (rawquic.RawQuicError, EchoError, OSError) as error:
+    except (rawquic.RawQuicError, EchoError, PerfError, Corrupted, OSError) as error:
         return _fail(_message(error), 1)
     return status if isinstance(status, int) else 0
 

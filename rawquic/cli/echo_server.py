@@ -1,21 +1,13 @@
 """`rawquic echo-server`: answers every bidirectional stream and every datagram with itself."""
 
 import asyncio
-import contextlib
-import signal
 from pathlib import Path
 
 import click
 
-import rawquic
-from rawquic.cli import display
 from rawquic.cli.echoing import serve_echo
 from rawquic.cli.options import PORT_OR_ANY, verbose_option
-from rawquic.selfsigned import certificate_sha256, self_signed
-
-ANY_ADDRESS = ("::", "0.0.0.0")
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
-PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+from rawquic.cli.serving import PEM_FILE, identity, serve_until_stopped
 
 
 @click.command("echo-server")
@@ -47,38 +39,5 @@ def echo_server(
       rawquic echo-server --host :: --port 4433 --cert cert.pem --key key.pem
       rawquic echo 127.0.0.1 4433 --pin SHA256
     """
-    if keyfile is not None and certfile is None:
-        raise click.UsageError("--key needs --cert")
-    if certfile is not None:
-        asyncio.run(_serve(host, port, certfile, keyfile, drain))
-        return
-    try:
-        pair = self_signed(LOOPBACK if host in ANY_ADDRESS else (*LOOPBACK, host))
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="'--host'") from None
-    asyncio.run(_serve(host, port, *pair, drain))
-
-
-async def _serve(
-    host: str, port: int, certfile: Path | bytes, keyfile: Path | bytes | None, drain: float
-) -> None:
-    server = await rawquic.serve(serve_echo, host, port, certfile=certfile, keyfile=keyfile)
-    stop = asyncio.Event()
-
-    def interrupt() -> None:
-        if stop.is_set():
-            server.close()
-        stop.set()
-
-    # Where the loop has no signal handlers, Ctrl-C cancels this task.
-    with contextlib.suppress(NotImplementedError):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, interrupt)
-    async with server:
-        click.echo(f"listening on {display.address(server.local_address)}")
-        if isinstance(certfile, bytes):
-            click.echo(f"certificate sha256 {certificate_sha256(certfile)}")
-        await stop.wait()
-        click.echo(f"stopping: {len(server.sessions)} sessions have {drain:g} s to end")
-        cut_off = await server.shutdown(drain)
-        click.echo(f"stopped, {cut_off} sessions cut off")
+    pair = identity(host, certfile, keyfile)
+    asyncio.run(serve_until_stopped(serve_echo, host, port, pair, drain))

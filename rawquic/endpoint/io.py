@@ -10,11 +10,16 @@ import errno
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ..backend import UdpSocket
+from ..backend import BACKEND, UdpSocket
 from ..config import Config
 from ..connection.interface import Address
+
+if TYPE_CHECKING or BACKEND == "python":
+    Reactor: Any = None
+else:
+    from .._fastpath import Reactor
 
 Incoming = tuple[bytes, Address, str | None, int]
 Outgoing = tuple[bytes, Address, str | None, int]
@@ -23,10 +28,16 @@ BATCH = 64  # datagrams per read: what aioquic handles in about 3 ms
 MAX_UNSENT = 1 << 20  # bytes in a transport's buffer before the endpoint waits
 
 
+# Datagrams, and the connections that the compiled loop has news of.
+OnBatch = Callable[[list[Incoming], Sequence[Any]], None]
+
+
 class SocketIO(Protocol):
     """What the endpoint needs of its socket."""
 
-    async def start(self, on_batch: Callable[[list[Incoming]], None]) -> None: ...
+    reactor: Any
+
+    async def start(self, on_batch: OnBatch) -> None: ...
     def read_more(self) -> list[Incoming]: ...
     def send(self, datagrams: Sequence[Outgoing]) -> int: ...
     def call_when_writable(self, callback: Callable[[], None]) -> None: ...
@@ -77,17 +88,19 @@ def set_buffers(sock: socket.socket, config: Config) -> None:
 class ReaderIO:
     """A socket of the chosen backend, registered with the loop's own readiness calls."""
 
+    reactor: Any = None
+
     def __init__(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, config: Config
     ) -> None:
         self._loop = loop
         self._socket = sock
         self._udp = UdpSocket(sock, gso=config.enable_gso, gro=config.enable_gro)
-        self._on_batch: Callable[[list[Incoming]], None] | None = None
+        self._on_batch: OnBatch | None = None
         self._writer: Callable[[], None] | None = None
         self._had_errors = False
 
-    async def start(self, on_batch: Callable[[list[Incoming]], None]) -> None:
+    async def start(self, on_batch: OnBatch) -> None:
         self._on_batch = on_batch
         self._loop.add_reader(self._socket.fileno(), self._readable)
 
@@ -95,7 +108,7 @@ class ReaderIO:
         batch = self._udp.receive(BATCH)
         self._had_errors = not batch
         if self._on_batch is not None:
-            self._on_batch(batch)
+            self._on_batch(batch, ())
         if self._had_errors and self._on_batch is not None:
             # libuv stops watching a socket on POLLERR, which one ICMP message causes.
             self._loop.remove_reader(self._socket.fileno())
@@ -136,8 +149,43 @@ class ReaderIO:
             self._socket.close()
 
 
+class ReactorIO(ReaderIO):
+    """The same, with the compiled loop in front: Python hears of a batch when it has to."""
+
+    async def start(self, on_batch: OnBatch) -> None:
+        self._on_batch = on_batch
+        self.reactor = Reactor(self._udp, on_batch, self._on_blocked)
+        self._loop.add_reader(self._socket.fileno(), self.reactor.on_readable)
+
+    def rearm(self) -> None:
+        """libuv stops watching a socket on POLLERR, which one ICMP message causes."""
+        self._loop.remove_reader(self._socket.fileno())
+        self._loop.add_reader(self._socket.fileno(), self.reactor.on_readable)
+
+    def take_errors(self) -> list[tuple[int, Address | None]]:
+        errors = super().take_errors()
+        if errors:
+            self.rearm()
+        return errors
+
+    def _on_blocked(self) -> None:
+        self._loop.add_writer(self._socket.fileno(), self._writable)
+
+    def _writable(self) -> None:
+        self.reactor.on_writable()
+        if not self.reactor.blocked:
+            super()._writable()
+
+    def close(self) -> None:
+        super().close()
+        if self.reactor is not None:
+            self.reactor.close()
+
+
 class TransportIO(asyncio.DatagramProtocol):
     """The same on asyncio's datagram transport: no batches, no packet info, no ECN."""
+
+    reactor: Any = None
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, config: Config
@@ -146,14 +194,14 @@ class TransportIO(asyncio.DatagramProtocol):
         self._socket = sock
         self._family = sock.family
         self._transport: asyncio.DatagramTransport | None = None
-        self._on_batch: Callable[[list[Incoming]], None] | None = None
+        self._on_batch: OnBatch | None = None
         self._writer: Callable[[], None] | None = None
         self._paused = False
         self._errors: list[tuple[int, Address | None]] = []
         kinds = ("calls", "datagrams", "bytes")
         self._stats = {f"{way}_{kind}": 0 for way in ("receive", "send") for kind in kinds}
 
-    async def start(self, on_batch: Callable[[list[Incoming]], None]) -> None:
+    async def start(self, on_batch: OnBatch) -> None:
         self._on_batch = on_batch
         self._socket.setblocking(False)
         await self._loop.create_datagram_endpoint(lambda: self, sock=self._socket)
@@ -167,13 +215,13 @@ class TransportIO(asyncio.DatagramProtocol):
         self._stats["receive_datagrams"] += 1
         self._stats["receive_bytes"] += len(data)
         if data and self._on_batch is not None:
-            self._on_batch([(data, normalize(address), None, 0)])
+            self._on_batch([(data, normalize(address), None, 0)], ())
 
     def error_received(self, error: Exception) -> None:
         if isinstance(error, OSError) and error.errno is not None and len(self._errors) < 64:
             self._errors.append((error.errno, None))
             if self._on_batch is not None:
-                self._on_batch([])
+                self._on_batch([], ())
 
     def read_more(self) -> list[Incoming]:
         return []

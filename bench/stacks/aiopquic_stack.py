@@ -1,0 +1,155 @@
+"""aiopquic: picoquic on a thread of its own, behind an interface of aioquic's shape."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import metadata
+from typing import Any
+
+from aiopquic.asyncio import connect as aiopquic_connect
+from aiopquic.asyncio import serve as aiopquic_serve
+from aiopquic.asyncio.protocol import QuicConnectionProtocol
+from aiopquic.quic.configuration import QuicConfiguration
+
+from rawquic.perf import ALPN, serve_perf
+from rawquic.perf.interface import Connect
+
+from . import Settings
+from .events import EventSession, Stream
+
+SUITES = {"aes-128-gcm": 0x1301, "aes-256-gcm": 0x1302, "chacha20-poly1305": 0x1303}
+DATAGRAM_RING = 1 << 20
+SMALL = 4096
+
+
+def versions() -> dict[str, str]:
+    return {"aiopquic": metadata.version("aiopquic")}
+
+
+class Session(EventSession):
+    def datagram_limit(self) -> int | None:
+        return int(self.quic.max_datagram_payload()) or None
+
+    def transmit_soon(self) -> None:
+        """Its own thread sends."""
+
+    def backlog(self, stream_id: int) -> int:
+        return 0
+
+    async def open_bi(self) -> tuple[Stream, Stream]:
+        self.check()
+        stream = self.stream(self.next_stream_id(False))
+        return stream, stream
+
+    async def open_uni(self) -> Stream:
+        self.check()
+        return Stream(self, self.next_stream_id(True))
+
+    async def send(self, stream: Stream, data: Any) -> None:
+        data = data if type(data) is bytes else bytes(data)
+        await self.quic.send_stream_data_drained(stream.id, data)
+        if stream.stopped is not None:
+            raise stream.stopped
+        self.check()
+
+    def send_end(self, stream_id: int) -> None:
+        try:
+            self.quic.send_stream_data(stream_id, b"", end_stream=True)
+        except BufferError:
+            drained = self.quic.send_stream_data_drained(stream_id, b"", end_stream=True)
+            self.late = asyncio.ensure_future(drained)
+
+    async def send_datagram_wait(self, data: bytes) -> None:
+        self.check()
+        while not self.quic.send_datagram_frame(data):
+            await self.quic.get_datagram_tx_drain_event().wait()
+            self.check()
+
+    def on_data(self, stream_id: int, data: Any, end: bool) -> None:
+        # Small ones are copied as anyone would; large ones stay views of its buffer.
+        super().on_data(stream_id, bytes(data) if len(data) < SMALL else data, end)
+
+
+class Protocol(QuicConnectionProtocol):
+    def __init__(self, quic: Any, stream_handler: Any = None) -> None:
+        super().__init__(quic, stream_handler=stream_handler)
+        is_client = quic.configuration.is_client
+        self.session = Session(self, quic, is_client=is_client)
+        if not is_client:
+            self.task = asyncio.create_task(serve_perf(self.session))
+
+    def quic_event_received(self, event: Any) -> None:
+        self.session.handle(event)
+
+
+def configuration(settings: Settings, *, is_client: bool) -> QuicConfiguration:
+    more = {"congestion_control_algorithm": settings.congestion} if settings.congestion else {}
+    result = QuicConfiguration(
+        is_client=is_client,
+        alpn_protocols=[ALPN],
+        max_data=settings.window,
+        max_stream_data=settings.stream_window,
+        max_streams_bidi=settings.max_streams,
+        max_streams_uni=settings.max_streams,
+        max_connections=4096,
+        stream_ring_cap=settings.send_buffer,
+        socket_buffer_size=settings.socket_buffer,
+        datagram_ring_bytes=DATAGRAM_RING,
+        cipher_suite=SUITES[settings.cipher],
+        ip_family=socket.AF_INET,
+        server_name="localhost" if is_client else None,
+        **more,
+    )
+    if not is_client:
+        result.load_cert_chain(settings.certfile, settings.keyfile)
+    elif settings.insecure:
+        result.verify_mode = ssl.CERT_NONE
+    else:
+        result.load_verify_locations(settings.cafile)
+    return result
+
+
+def free_port() -> int:
+    """Its server does not say which port it took."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+async def serve(settings: Settings) -> int:
+    port = free_port()
+    server = await aiopquic_serve(
+        settings.host,
+        port,
+        configuration=configuration(settings, is_client=False),
+        create_protocol=Protocol,
+    )
+    KEPT.append(server)
+    return port
+
+
+KEPT: list[Any] = []
+
+
+@asynccontextmanager
+async def connecting(host: str, port: int, settings: Settings) -> AsyncIterator[Connect]:
+    async def connect() -> Session:
+        connection = aiopquic_connect(
+            host,
+            port,
+            configuration=configuration(settings, is_client=True),
+            create_protocol=Protocol,
+        )
+        protocol: Any = await connection.__aenter__()
+        session: Session = protocol.session
+
+        async def aclose() -> None:
+            await connection.__aexit__(None, None, None)
+
+        session.aclose = aclose  # type: ignore[method-assign]
+        return session
+
+    yield connect

@@ -1,0 +1,63 @@
+"""Runs a server until Ctrl-C, with a certificate of its own making where none is given."""
+
+import asyncio
+import contextlib
+import signal
+from pathlib import Path
+from typing import Any
+
+import click
+
+import rawquic
+from rawquic.cli import display
+from rawquic.selfsigned import certificate_sha256, self_signed
+from rawquic.server import Handler
+
+ANY_ADDRESS = ("::", "0.0.0.0")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+Pem = Path | bytes
+
+
+def identity(host: str, certfile: Path | None, keyfile: Path | None) -> tuple[Pem, Pem | None]:
+    """The certificate and key that were given, or new ones in memory."""
+    if keyfile is not None and certfile is None:
+        raise click.UsageError("--key needs --cert")
+    if certfile is not None:
+        return certfile, keyfile
+    try:
+        return self_signed(LOOPBACK if host in ANY_ADDRESS else (*LOOPBACK, host))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="'--host'") from None
+
+
+async def serve_until_stopped(
+    handler: Handler, host: str, port: int, pair: tuple[Pem, Pem | None], drain: float, **more: Any
+) -> None:
+    """Serve until SIGINT or SIGTERM; `more` goes to `rawquic.serve`."""
+    certfile, keyfile = pair
+    server = await rawquic.serve(handler, host, port, certfile=certfile, keyfile=keyfile, **more)
+    stop = asyncio.Event()
+    cut_off = 0
+
+    def interrupt() -> None:
+        nonlocal cut_off
+        if stop.is_set():
+            cut_off += len(server.sessions)
+            server.close()
+        stop.set()
+
+    # Where the loop has no signal handlers, Ctrl-C cancels this task.
+    with contextlib.suppress(NotImplementedError):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, interrupt)
+    async with server:
+        click.echo(f"listening on {display.address(server.local_address)}")
+        if isinstance(certfile, bytes):
+            click.echo(f"certificate sha256 {certificate_sha256(certfile)}")
+        await stop.wait()
+        click.echo(f"stopping: {len(server.sessions)} sessions have {drain:g} s to end")
+        in_the_end = await server.shutdown(drain)  # meanwhile the count may grow
+        cut_off += in_the_end
+        click.echo(f"stopped, {cut_off} sessions cut off")

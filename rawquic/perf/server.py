@@ -1,0 +1,177 @@
+"""The server's end: answers every request of a session until the session is over."""
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rawquic.errors import SessionError, StreamError
+
+from .interface import Receiving, Sending, Session
+from .measure import counters, own_usage
+from .protocol import (
+    DIGEST,
+    ECHO,
+    RANDOM,
+    REPORT,
+    SINK,
+    STOP_CODE,
+    UNTIL_STOPPED,
+    WORD,
+)
+
+log = logging.getLogger("rawquic.perf")
+
+CHUNK = 65536
+BLOCK = os.urandom(CHUNK)  # what downloads consist of
+RANDOM_LIMIT = 1 << 28  # a request for random bytes makes them in one piece
+
+
+@dataclass
+class DatagramCount:
+    """Datagrams for the sink: how many came, and from when to when."""
+
+    datagrams: int = 0
+    datagram_bytes: int = 0
+    first: float = 0.0
+    last: float = 0.0
+
+
+async def serve_perf(session: Session) -> None:
+    """Answer the requests of one session; returns when the session is over."""
+    count = DatagramCount()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_take_datagrams(session, count))
+            tasks.create_task(_accept_uni(session, tasks))
+            while True:
+                send, recv = await session.accept_bi()
+                tasks.create_task(_answer(session, count, send, recv))
+    except* SessionError as errors:
+        log.debug("a session ended: %s", errors.exceptions[0])
+
+
+async def _accept_uni(session: Session, tasks: asyncio.TaskGroup) -> None:
+    while True:
+        recv = await session.accept_uni()
+        tasks.create_task(_answer_uni(session, recv))
+
+
+async def _answer_uni(session: Session, recv: Receiving) -> None:
+    try:
+        head = await _head(recv)
+        if head is not None:
+            wanted, _ = head
+            await _drain(recv)
+            await _send_bytes(await session.open_uni(), wanted)
+    except StreamError as error:
+        log.debug("a request was given up: %s", error)
+
+
+async def _answer(session: Session, count: DatagramCount, send: Sending, recv: Receiving) -> None:
+    try:
+        head = await _head(recv)
+        if head is None:
+            send.reset(STOP_CODE)
+            return
+        wanted, rest = head
+        if wanted == ECHO:
+            await _echo(send, recv, rest)
+        elif wanted == DIGEST:
+            await _digest(send, recv, rest)
+        elif wanted == RANDOM:
+            await _random(send, recv, rest)
+        elif wanted == REPORT:
+            await _drain(recv)
+            await send.write(json.dumps(_report(session, count)).encode())
+            send.finish()
+        else:
+            await _drain(recv)
+            await _send_bytes(send, wanted)
+    except StreamError as error:
+        log.debug("a request was given up: %s", error)
+
+
+async def _head(recv: Receiving) -> tuple[int, bytes] | None:
+    """The number that a request begins with and what came with it; None for a stump."""
+    data = await recv.read(CHUNK)
+    while len(data) < WORD:
+        more = await recv.read(CHUNK)
+        if not more:
+            return None
+        data += more
+    return int.from_bytes(data[:WORD]), data[WORD:]
+
+
+async def _drain(recv: Receiving) -> None:
+    while await recv.read(CHUNK):
+        pass
+
+
+async def _send_bytes(send: Sending, wanted: int) -> None:
+    if wanted == UNTIL_STOPPED:
+        while True:  # until StreamStopped
+            await send.write(BLOCK)
+    for _ in range(wanted // CHUNK):
+        await send.write(BLOCK)
+    if rest := wanted % CHUNK:
+        await send.write(BLOCK[:rest])
+    send.finish()
+
+
+async def _echo(send: Sending, recv: Receiving, rest: bytes) -> None:
+    data = rest or await recv.read(CHUNK)
+    while data:
+        await send.write(data)
+        data = await recv.read(CHUNK)
+    send.finish()
+
+
+async def _digest(send: Sending, recv: Receiving, rest: bytes) -> None:
+    digest = hashlib.sha256(rest)
+    while data := await recv.read(CHUNK):
+        digest.update(data)
+    await send.write(digest.digest())
+    send.finish()
+
+
+async def _random(send: Sending, recv: Receiving, rest: bytes) -> None:
+    while more := await recv.read(CHUNK):
+        rest += more
+    size = int.from_bytes(rest[:WORD])
+    if len(rest) != WORD or size > RANDOM_LIMIT:
+        send.reset(STOP_CODE)
+        return
+    data = os.urandom(size)
+    for start in range(0, size, CHUNK):
+        await send.write(data[start : start + CHUNK])
+    await send.write(hashlib.sha256(data).digest())
+    send.finish()
+
+
+def _report(session: Session, count: DatagramCount) -> dict[str, Any]:
+    return {
+        **asdict(own_usage()),
+        "counters": counters(session),
+        "datagrams": count.datagrams,
+        "datagram_bytes": count.datagram_bytes,
+        "datagram_seconds": count.last - count.first,
+    }
+
+
+async def _take_datagrams(session: Session, count: DatagramCount) -> None:
+    while True:
+        received = await session.read_datagrams()
+        if received[0][:1] == SINK.to_bytes():
+            now = time.perf_counter()
+            if not count.datagrams:
+                count.first = now
+            count.last = now
+            count.datagrams += len(received)
+            count.datagram_bytes += sum(map(len, received))
+        else:
+            session.send_datagrams(received)

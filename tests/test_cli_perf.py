@@ -1,0 +1,85 @@
+"""`rawquic perf` as a person runs it: two processes, a table, JSON, and one line when it fails."""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rawquic
+
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
+PROGRAM = [sys.executable, "-m", "rawquic", "perf"]
+ENVIRON = {**os.environ, "PYTHONPATH": str(Path(rawquic.__file__).parents[1]), "COLUMNS": "160"}
+SECONDS = 60
+TINY = ("--duration", "0.05")
+
+
+@contextlib.contextmanager
+def perf_server(*arguments):
+    """Its port and its certificate's SHA-256."""
+    command = [*PROGRAM, "server", "--port", "0", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRON)
+    try:
+        port = re.fullmatch(r"listening on .*:(\d+)\n", process.stdout.readline())[1]
+        yield port, process.stdout.readline().split()[-1]
+        process.terminate()
+        assert process.wait(SECONDS) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def client(*arguments):
+    command = [*PROGRAM, "client", "127.0.0.1", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=ENVIRON)
+
+
+def test_prints_a_row_for_every_work():
+    with perf_server() as (port, pin):
+        result = client(port, "--pin", pin, *TINY)
+    assert result.returncode == 0, result.stderr
+    for work in ("download", "upload", "both", "requests", "datagram-echo", "handshakes"):
+        assert re.search(rf"{work} +│ +[\d,.]+ (MB/s|/s)", result.stdout), result.stdout
+    assert f"backend {rawquic.backend_info()['backend']}" in result.stdout
+
+
+def test_json_has_every_figure_and_the_proof():
+    with perf_server("--udp-payload", "1350") as (port, pin):
+        work = ("--work", "download", "--size", "3MB", "--udp-payload", "1350")
+        result = client(port, "--pin", pin, *work, "--json")
+    told = json.loads(result.stdout)
+    [row] = told["works"]
+    assert row["bytes"] == 3_000_000
+    assert row["client_cpu"] > 0 and row["server_cpu"] > 0
+    assert row["server_counters"]["packets_sent"] >= 3_000_000 // 1350
+    assert set(told["verified"]) == {"upload", "download", "echo", "datagrams"}
+
+
+def test_chooses_the_backend():
+    with perf_server("--backend", "python") as (port, pin):
+        result = client(port, "--pin", pin, "--backend", "python", "--work", "requests", *TINY)
+    assert result.returncode == 0, result.stderr
+    assert "backend python" in result.stdout
+
+
+def test_idle_connections_are_weighed():
+    with perf_server() as (port, pin):
+        result = client(port, "--pin", pin, "--work", "idle", "--connections", "5")
+    assert re.search(r"idle +│ +[\d.]+ k?B each", result.stdout), result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [(("4433", "--insecure", "--pin", "00" * 32), 2), (("4433", "--congestion", "x"), 1)],
+)
+def test_a_wrong_argument_is_one_line(arguments, status):
+    result = client(*arguments)
+    assert result.returncode == status
+    assert len(result.stderr.splitlines()) == 1

@@ -1,0 +1,225 @@
+"""The perf protocol: both ends, over loopback sockets, and the server against the draft's text."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+
+import pytest
+
+import rawquic
+from rawquic.perf import ALPN, WORKS, Options, percentiles, run, serve_perf, verify
+from rawquic.perf.measure import report
+from rawquic.perf.protocol import DIGEST, RANDOM, SINK, UNTIL_STOPPED, word
+from rawquic.perf.verify import Corrupted
+from rawquic.selfsigned import self_signed
+
+CERTIFICATE, KEY = self_signed(["localhost"])
+
+
+@contextlib.asynccontextmanager
+async def perf_server(handler=serve_perf):
+    """Gives `connect`, which opens a session to a perf server."""
+    serving = rawquic.serve(
+        handler, "127.0.0.1", 0, certfile=CERTIFICATE, keyfile=KEY, alpn=(ALPN,)
+    )
+    async with serving as server, rawquic.Endpoint(("127.0.0.1", 0)) as endpoint:
+
+        async def connect():
+            return await endpoint.connect(
+                "127.0.0.1",
+                server.local_address[1],
+                server_name="localhost",
+                cadata=CERTIFICATE,
+                alpn=(ALPN,),
+            )
+
+        yield connect
+        server.close()
+
+
+@pytest.fixture
+async def connect():
+    async with perf_server() as connect:
+        yield connect
+
+
+@pytest.fixture
+async def session(connect):
+    async with await connect() as session:
+        yield session
+
+
+async def ask(session, request):
+    send, recv = await session.open_bi()
+    await send.write(request)
+    send.finish()
+    return await recv.read(-1)
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 65535, 65536, 65537, 300_000])
+async def test_sends_exactly_what_was_asked_for(session, wanted):
+    assert len(await ask(session, word(wanted))) == wanted
+
+
+async def test_reads_an_upload_to_its_end_before_it_answers(session):
+    send, recv = await session.open_bi()
+    await send.write(word(3) + bytes(100_000))
+    reading = asyncio.ensure_future(recv.read(-1))
+    await session.connection.ping()
+    assert not reading.done()
+    send.finish()
+    assert len(await reading) == 3
+
+
+async def test_a_number_in_two_parts_is_one_number(session):
+    send, recv = await session.open_bi()
+    await send.write(word(7)[:3])
+    await session.connection.ping()
+    await send.write(word(7)[3:])
+    send.finish()
+    assert len(await recv.read(-1)) == 7
+
+
+async def test_a_stump_of_a_number_is_reset(session):
+    with pytest.raises(rawquic.StreamReset):
+        await ask(session, b"\0\0\0")
+
+
+async def test_a_unidirectional_request_is_answered_on_a_new_stream(session):
+    send = await session.open_uni()
+    await send.write(word(70_000) + b"upload")
+    send.finish()
+    answer = await session.accept_uni()
+    assert len(await answer.read(-1)) == 70_000
+
+
+async def test_until_stopped_goes_on_until_it_is_stopped(session):
+    send, recv = await session.open_bi()
+    await send.write(word(UNTIL_STOPPED))
+    send.finish()
+    got = 0
+    while got < 3_000_000:
+        got += len(await recv.read())
+    recv.stop(0)
+    assert len(await ask(session, word(5))) == 5  # the session goes on
+
+
+async def test_digest_is_that_of_what_was_sent(session):
+    data = os.urandom(200_001)
+    assert await ask(session, word(DIGEST) + data) == hashlib.sha256(data).digest()
+
+
+async def test_random_bytes_come_with_their_digest(session):
+    answer = await ask(session, word(RANDOM) + word(123_456))
+    assert hashlib.sha256(answer[:123_456]).digest() == answer[123_456:]
+
+
+@pytest.mark.parametrize("rest", [b"", b"\0" * 7, word(1) + b"x", word(1 << 40)])
+async def test_a_bad_random_request_is_reset(session, rest):
+    with pytest.raises(rawquic.StreamReset):
+        await ask(session, word(RANDOM) + rest)
+
+
+async def test_report_counts_datagrams_and_cpu(session):
+    before = await report(session)
+    session.send_datagrams([SINK.to_bytes() + bytes(99)] * 10)
+    after = await report(session)
+    while after["datagrams"] < 10:
+        after = await report(session)
+    assert after["datagrams"] == 10
+    assert after["datagram_bytes"] == 1000
+    assert after["cpu_user"] + after["cpu_system"] >= before["cpu_user"] + before["cpu_system"] > 0
+    assert after["rss"] > 1_000_000
+    assert after["counters"]["packets_sent"] > 0
+
+
+async def test_verify_proves_every_direction(session):
+    proved = await verify(session, 200_000)
+    assert set(proved) == {"upload", "download", "echo", "datagrams"}
+    assert all(len(digest) == 64 for digest in proved.values())
+
+
+async def test_verify_notices_a_changed_byte():
+    async def corrupt(session):
+        class Corrupting:
+            def __getattr__(self, name):
+                return getattr(session, name)
+
+            async def accept_bi(self):
+                send, recv = await session.accept_bi()
+                write, flipped = send.write, []
+
+                async def changed(data):
+                    if not flipped and len(data) > 100:
+                        flipped.append(True)
+                        data = data[:50] + bytes([data[50] ^ 1]) + data[51:]
+                    await write(data)
+
+                send.write = changed
+                return send, recv
+
+        await serve_perf(Corrupting())
+
+    async with perf_server(corrupt) as connect, await connect() as session:
+        with pytest.raises(Corrupted, match="download"):
+            await verify(session, 100_000)
+
+
+OPTIONS = Options(duration=0.1, size=300_000, count=20, connections=2, at_once=3)
+
+
+@pytest.mark.parametrize("work", WORKS)
+async def test_every_work_measures_both_ends(connect, work):
+    result = await run(work, connect, OPTIONS)
+    assert result.work == work
+    assert result.seconds > 0
+    assert result.client_cpu > 0
+    moved = {"download": 300_000, "upload": 300_000, "both": 600_000, "idle": 0, "handshakes": 0}
+    if work in moved:
+        assert result.bytes == moved[work]
+    else:
+        assert result.bytes > 0
+    if work in ("requests", "ping-pong", "handshakes"):
+        assert result.count == 20
+        assert result.latency["p50"] <= result.latency["p99"] <= result.latency["max"]
+    if work == "idle":
+        assert result.server_rss_per_session is not None
+    else:
+        assert result.server_cpu > 0
+        assert result.server_counters["packets_sent"] > 0
+    assert result.as_dict()["options"]["count"] == 20
+
+
+async def test_without_a_size_a_transfer_fills_the_duration(connect):
+    result = await run("download", connect, Options(duration=0.2, streams=3))
+    assert result.bytes >= 1 << 20
+    assert result.count == 3
+    assert result.megabytes_per_second == pytest.approx(result.bytes / result.seconds / 1e6)
+
+
+@pytest.mark.parametrize("batch", [True, False])
+async def test_lost_datagrams_are_counted_and_the_echo_goes_on(connect, batch):
+    async def deaf():
+        session = await connect()
+        send = session.send_datagrams
+        calls = []
+
+        def sometimes(datagrams):
+            calls.append(len(datagrams))
+            if len(calls) != 1:  # the first window is lost
+                send(datagrams)
+
+        session.send_datagrams = sometimes
+        return session
+
+    options = Options(count=20, window=5, batch=batch, datagram_size=100)
+    result = await run("datagram-echo", deaf, options)
+    assert result.lost == 5
+    assert result.count >= 20
+
+
+def test_percentiles_are_those_of_a_sorted_list():
+    seconds = [i * 1e-6 for i in range(1, 101)]
+    assert percentiles(reversed(seconds)) == {"p50": 51, "p90": 91, "p99": 100, "max": 100}
+    assert percentiles([]) == {}
