@@ -178,6 +178,10 @@ async def test_every_size_as_a_stream_and_as_a_datagram(certificate: Certificate
 @ONE_LOOP
 @pytest.mark.timeout(400 if os.environ.get("RAWQUIC_TEST_FULL") else 90)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+@pytest.mark.skipif(
+    "asan" in os.environ.get("LD_PRELOAD", ""),
+    reason="the address sanitizer keeps freed memory for a while",
+)
 async def test_a_reader_that_stops_holds_up_the_sender(
     certificate: Certificate, capsys: Any
 ) -> None:

@@ -498,3 +498,20 @@ async def test_a_connection_that_breaks_takes_no_other_with_it(
         assert "internal error" in str(first.close_reason)
         assert any("broke" in record.getMessage() for record in caplog.records)
         await until(lambda: len(server.sessions) == 1)  # the peer was told (RFC 9000 §11)
+
+
+async def test_busy_polling_lets_other_tasks_run(certificate: Certificate) -> None:
+    """The endpoint polls between turns of the loop, and goes back to sleep."""
+    config = Config(busy_poll=0.05)
+    async with pair(certificate, config=config, server_config=config) as (client, peer, _):
+        send, recv = await within(client.open_bi())
+        for number in range(50):
+            await send.write(bytes([number]))
+            if number == 0:
+                their_send, their_recv = await within(peer.accept_bi())
+            await their_send.write(await within(their_recv.readexactly(1)))
+            assert await within(recv.readexactly(1)) == bytes([number])
+        io = client._link.endpoint._io
+        assert io._poll_until > 0
+        await until(lambda: io._poll_until == 0)
+        await within(client.connection.ping())

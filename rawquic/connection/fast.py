@@ -45,6 +45,7 @@ from .one_rtt_gate import OneRttGate
 logger = logging.getLogger("rawquic")
 
 EVENTS = tuple(Event)
+SMALL_BUFFER = 1 << 20  # bytes that a socket holds, below which bursts must be bounded
 MAX_EARLY_PACKETS = 32  # 1-RTT packets that came before their keys
 CIPHERS = {
     CipherSuite.AES_128_GCM_SHA256: "aes-128-gcm",
@@ -271,6 +272,11 @@ class FastConnection(ControlPlane):
         """The compiled loop reads and sends for this connection; the endpoint calls it `link`."""
         self._reactor = reactor
         self.plane.owner = link
+        # The kernel reports twice what it holds of payload, and small buffers are most likely small
+        # at the other end of a local path too: a burst above them is lost without a word.
+        granted = link.endpoint.receive_buffer // 2
+        if granted < SMALL_BUFFER:
+            self.plane.limit_window(granted * 3 // 4)
 
     def after_batch(self, now: float) -> None:
         """The reactor gave packets to the data plane: take over what they changed."""

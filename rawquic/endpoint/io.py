@@ -9,6 +9,7 @@ import contextlib
 import errno
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -99,20 +100,48 @@ class ReaderIO:
         self._on_batch: OnBatch | None = None
         self._writer: Callable[[], None] | None = None
         self._had_errors = False
+        self._busy_poll = config.busy_poll
+        self._poll_until = 0.0  # 0: the loop waits for the socket
+        self._closed = False
 
     async def start(self, on_batch: OnBatch) -> None:
         self._on_batch = on_batch
         self._loop.add_reader(self._socket.fileno(), self._readable)
 
     def _readable(self) -> None:
-        batch = self._udp.receive(BATCH)
-        self._had_errors = not batch
-        if self._on_batch is not None:
-            self._on_batch(batch, ())
-        if self._had_errors and self._on_batch is not None:
+        self._had_errors = False
+        found = self._read()
+        if self._closed:
+            return
+        if self._had_errors or not found:
             # libuv stops watching a socket on POLLERR, which one ICMP message causes.
             self._loop.remove_reader(self._socket.fileno())
             self._loop.add_reader(self._socket.fileno(), self._readable)
+        if found and self._busy_poll:
+            self._poll_soon()
+
+    def _read(self) -> bool:
+        """Read and hand on what waits; False when nothing did."""
+        batch = self._udp.receive(BATCH)
+        if self._on_batch is not None:
+            self._on_batch(batch, ())
+        return bool(batch)
+
+    def _poll_soon(self) -> None:
+        """Look at the socket once per turn of the loop for a while, in place of sleeping."""
+        if not self._poll_until:
+            self._loop.call_soon(self._poll)
+        self._poll_until = time.monotonic() + self._busy_poll
+
+    def _poll(self) -> None:
+        if self._closed:
+            return
+        if self._read():
+            self._poll_until = time.monotonic() + self._busy_poll
+        if time.monotonic() < self._poll_until:
+            self._loop.call_soon(self._poll)
+        else:
+            self._poll_until = 0.0
 
     def read_more(self) -> list[Incoming]:
         return self._udp.receive(BATCH)
@@ -143,6 +172,7 @@ class ReaderIO:
 
     def close(self) -> None:
         self._on_batch = self._writer = None
+        self._closed = True
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket.fileno())
             self._loop.remove_writer(self._socket.fileno())
@@ -155,18 +185,11 @@ class ReactorIO(ReaderIO):
     async def start(self, on_batch: OnBatch) -> None:
         self._on_batch = on_batch
         self.reactor = Reactor(self._udp, on_batch, self._on_blocked)
-        self._loop.add_reader(self._socket.fileno(), self.reactor.on_readable)
+        self._loop.add_reader(self._socket.fileno(), self._readable)
 
-    def rearm(self) -> None:
-        """libuv stops watching a socket on POLLERR, which one ICMP message causes."""
-        self._loop.remove_reader(self._socket.fileno())
-        self._loop.add_reader(self._socket.fileno(), self.reactor.on_readable)
-
-    def take_errors(self) -> list[tuple[int, Address | None]]:
-        errors = super().take_errors()
-        if errors:
-            self.rearm()
-        return errors
+    def _read(self) -> bool:
+        found: bool = self.reactor.on_readable()
+        return found
 
     def _on_blocked(self) -> None:
         self._loop.add_writer(self._socket.fileno(), self._writable)

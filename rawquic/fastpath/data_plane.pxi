@@ -268,6 +268,10 @@ cdef class DataPlane:
         mtu_limit(&self.mtu, size)
         congestion_set_datagram_size(&self.congestion, self.mtu.current)
 
+    def limit_window(self, uint64_t size):
+        """On local paths, slow start ends at `size`; the window goes on only while nothing is lost."""
+        self.congestion.soft_ceiling = size
+
     def path_changed(self):
         """The peer is elsewhere: RTT, window and MTU start afresh (RFC 9000 §9.4)."""
         rtt_begin(&self.rtt, self.rtt.initial, self.rtt.max_ack_delay)

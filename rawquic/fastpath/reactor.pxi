@@ -134,14 +134,17 @@ cdef class Reactor:
     # -- in ----------------------------------------------------------------------------------------
 
     def on_readable(self):
-        """Read what waits, within bounds; acknowledge; tell Python what is for it."""
+        """Read what waits, within bounds; acknowledge; tell Python what is for it.
+
+        False: nothing waited.
+        """
         cdef list others = []
         cdef Receiver *receiver = &self.socket.receiver
         cdef size_t taken = 0
         cdef int got, i, reads
         cdef double now
         if self.closed:
-            return
+            return False
         self.socket.enter()
         try:
             for reads in range(READS_MOST):
@@ -160,6 +163,7 @@ cdef class Reactor:
         finally:
             self.socket.busy = False
         reactor_after(self, others)
+        return taken > 0
 
     def has_notes(self):
         """True when the socket has errors or refusals to report."""
