@@ -642,4 +642,6 @@ class FastConnection(ControlPlane):
         counted["bytes_received"] += self._received_bytes
         counted["datagrams_sent"] += self._sent_datagrams
         counted["bytes_sent"] += self._sent_bytes
+        if not self.handshake_done and self._loss._rtt_initialized:
+            counted["rtt"] = self._loss._rtt_smoothed  # the data plane has not begun yet
         return PathStatistics(**counted)
