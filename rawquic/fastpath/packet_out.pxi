@@ -111,13 +111,14 @@ cdef bint build_packet(DataPlane self, Outbox *out, uint64_t *pace, double now) 
         ):
             # RFC 9000 §13.2.4: an ACK of this ACK tells which ranges need not be said again.
             self.ping_due = True
-            put_pings(self, &draft)
+            put_empty_ping(self, &draft)
     if allowed:
         put_control_frames(self, &draft)
         put_due(self, &draft)
         put_pings(self, &draft)
         put_datagrams(self, &draft)
         put_streams(self, &draft)
+        put_empty_ping(self, &draft)
     if draft.at == draft.start + draft.header_length and draft.body == NULL:
         self.sent.next -= 1  # nothing fitted: the number is not used
         return False
@@ -310,11 +311,16 @@ cdef void put_pings(DataPlane self, Draft *draft) noexcept:
         draft.at[0] = 0x01
         draft.at += 1
         draft.eliciting = True
-    if (self.ping_due or self.probes) and room_of(draft) >= 1:
-        self.ping_due = False
+
+
+cdef void put_empty_ping(DataPlane self, Draft *draft) noexcept:
+    """What is to be acknowledged, and has nothing that is, gets a PING."""
+    if not draft.eliciting and (self.ping_due or self.probes) and room_of(draft) >= 1:
         draft.at[0] = 0x01
         draft.at += 1
         draft.eliciting = True
+    if draft.eliciting:
+        self.ping_due = False
 
 
 cdef int put_datagrams(DataPlane self, Draft *draft) except -1:

@@ -136,7 +136,8 @@ cdef int plane_detect_loss(DataPlane self, double now) except -1:
     cdef SentPacket *packet
     cdef uint64_t number, bytes_lost = 0, largest_lost = 0, packets = 0
     cdef double delay = rtt_loss_delay(&self.rtt), first_at = 0, last_at = 0
-    cdef bint unbroken = True, black_hole = False
+    cdef double longest = 0  # between two lost packets, with none acknowledged in between
+    cdef bint black_hole = False
     self.loss_at = 0
     number = max(self.flight_first, sent.first)
     while number < sent.next and self.any_acked and number < self.largest_acked:
@@ -154,6 +155,7 @@ cdef int plane_detect_loss(DataPlane self, double now) except -1:
                 packet.state = SETTLED
                 congestion_discarded(&self.congestion, packet.size)
                 mtu_probe_lost(&self.mtu, number)
+                packet.size = 0
             else:
                 bytes_lost += packet.size
                 packets += 1
@@ -161,12 +163,14 @@ cdef int plane_detect_loss(DataPlane self, double now) except -1:
                 if first_at == 0 and packet.sent_at > self.rtt.first_sample_at:
                     first_at = packet.sent_at
                 last_at = packet.sent_at
+                if first_at:
+                    longest = max(longest, last_at - first_at)
                 if mtu_packet_lost(&self.mtu, packet.size, number, sent.next - 1):
                     black_hole = True
             settle_frame(self, &packet.frame, False)
             settle_others(self, packet, False)
-        elif packet.state == SETTLED and first_at:
-            unbroken = unbroken and packet.size == 0  # an acknowledged one between lost ones
+        elif packet.state == SETTLED and packet.size:
+            first_at = 0  # acknowledged
         number += 1
     self.flight_first = number
     while self.flight_first < sent.next and (
@@ -179,7 +183,7 @@ cdef int plane_detect_loss(DataPlane self, double now) except -1:
         self.event_losses += packets
         congestion_lost(&self.congestion, bytes_lost, largest_lost, last_at, now)
         # RFC 9002 §7.6: everything lost over more than three probe timeouts.
-        if first_at and unbroken and last_at - first_at > 3 * rtt_pto(&self.rtt):
+        if longest > 3 * rtt_pto(&self.rtt):
             congestion_persistent(&self.congestion)
             rtt_forget_minimum(&self.rtt)
         if black_hole:
