@@ -104,7 +104,7 @@ class DataPeer:
         self.plane.set_peer_cid(PEER_CID)
         self.plane.set_host_cid(HOST_CID)
         self.plane.set_peer_parameters(**PARAMETERS | (parameters or {}))
-        self.plane.begin(self.now, 0.05)
+        self.plane.begin(self.now, 0.05, 0.0)
         self.plane.confirm()
 
     # -- to the plane --------------------------------------------------------------------------

@@ -4,7 +4,10 @@ What is sent is encrypted as it should be. Each test checks the error, or the me
 that it may cost; `DataPeer` is the attacker.
 """
 
+import gc
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 from data_peer import DataPeer, frame
