@@ -126,3 +126,34 @@ def test_a_number_left_out_is_never_acknowledged() -> None:
     assert peer.failure() is None
     peer.send(ack((0, last)))
     assert peer.failure() == PROTOCOL_VIOLATION
+
+
+def timer_calls(peer: DataPeer, seconds: float) -> int:
+    """How often the timer goes off in so much time."""
+    end, calls = peer.now + seconds, 0
+    while calls < 100_000:
+        due = peer.plane.timer()
+        if due is None or due > end:
+            return calls
+        calls += 1
+        peer.now = max(peer.now + 1e-6, due)
+        peer.plane.on_timer(peer.now)
+        peer.plane.build(peer.now)
+    return calls
+
+
+def test_a_delayed_ack_that_may_not_leave_does_not_spin() -> None:
+    """RFC 9000 §8.1: nothing is sent to an unvalidated address beyond the limit."""
+    peer = DataPeer()
+    peer.plane.allowance = 40
+    peer.send(EMPTY_DATAGRAM)
+    peer.plane.build(peer.now)
+    assert timer_calls(peer, 10.0) < 1_000
+
+
+def test_a_probe_timeout_that_may_not_send_does_not_spin() -> None:
+    peer = DataPeer()
+    peer.plane.ping(1)
+    peer.collect()
+    peer.plane.allowance = 40
+    assert timer_calls(peer, 10_000.0) < 1_000

@@ -471,9 +471,15 @@ class FastConnection(ControlPlane):
         if self.handshake_done:
             deadlines.append(self.plane.idle_from + self._idle_timeout())
             if self.config.keep_alive_interval is not None:
-                deadlines.append(self.plane.last_sent_at + self.config.keep_alive_interval)
+                deadlines.append(self._last_kept() + self.config.keep_alive_interval)
         earliest = min((each for each in deadlines if each is not None), default=math.inf)
         return None if math.isinf(earliest) else earliest
+
+    _kept_at = -math.inf
+
+    def _last_kept(self) -> float:
+        """When something was sent, or was to be, while the congestion window was full."""
+        return max(self.plane.last_sent_at, self._kept_at)
 
     def _control_timers(self) -> bool:
         """True when aioquic has something to wait for besides idleness: a path's validation."""
@@ -491,7 +497,8 @@ class FastConnection(ControlPlane):
         self.plane.on_timer(now)
         interval = self.config.keep_alive_interval
         kept = interval is not None and self.handshake_done
-        if kept and now >= self.plane.last_sent_at + (interval or 0.0):
+        if kept and now >= self._last_kept() + (interval or 0.0):
+            self._kept_at = now
             self.plane.ping(PROBE_PING)
         self._control_dirty = True
         self._after_call()

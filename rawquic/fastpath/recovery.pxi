@@ -327,6 +327,7 @@ cdef int plane_on_timer(DataPlane self, double now) except -1:
     pto_at = plane_pto_at(self)
     if pto_at and now >= pto_at:
         self.pto_count += 1
+        self.last_eliciting_at = now  # also where nothing may leave: the next one is later still
         self.counters.ptos += 1
         self.probes = PROBES
         self.dirty = True
