@@ -20,6 +20,12 @@ cdef struct Outbox:
     SealJob jobs[OUT_PACKETS]
     uint8_t masks[OUT_PACKETS * 16]
 
+cdef extern from *:
+    """
+    #define TIMER_LEAST 0.001  /* RFC 9002 section 6.1.2: kGranularity */
+    """
+    const double TIMER_LEAST
+
 # A packet that is being written.
 cdef struct Draft:
     uint8_t *start
@@ -63,6 +69,8 @@ cdef int plane_build(DataPlane self, Outbox *out, double now) except -1:
         build_mtu_probe(self, out, now)
     if self.received.unacked and not self.ack_at:
         self.ack_at = self.received.first_unacked_at + self.max_ack_delay
+        if self.ack_at <= now:  # held back by something else: no timer may stand in the past
+            self.ack_at = now + max(self.max_ack_delay, TIMER_LEAST)
     if out.count:
         self.last_sent_at = now
         seal_outbox(self, out)

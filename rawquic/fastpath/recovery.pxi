@@ -23,7 +23,7 @@ cdef struct AckFacts:
 
 
 cdef FrameResult on_ack(DataPlane self, bint with_ecn, Cursor *cursor, double now) except *:
-    cdef uint64_t largest, delay, count, first, gap, length, low, ect0 = 0, ect1 = 0, ce = 0
+    cdef uint64_t largest, delay, count, first, gap, length, low, newest, ect0 = 0, ect1 = 0, ce = 0
     cdef uint64_t frame_type = 0x03 if with_ecn else 0x02
     cdef AckFacts facts
     memset(&facts, 0, sizeof(AckFacts))
@@ -35,6 +35,7 @@ cdef FrameResult on_ack(DataPlane self, bint with_ecn, Cursor *cursor, double no
     if largest >= self.sent.next:  # RFC 9000 §13.1
         return violated(self, PROTOCOL_VIOLATION, frame_type, b"ACK of a packet never sent")
     low = largest - first
+    newest = largest
     if not ack_range(self, low, largest, &facts):
         return violated(self, PROTOCOL_VIOLATION, frame_type, b"ACK of a packet number left out")
     while count:
@@ -53,6 +54,11 @@ cdef FrameResult on_ack(DataPlane self, bint with_ecn, Cursor *cursor, double no
         return malformed(self, frame_type)
     if facts.any:
         after_ack(self, &facts, delay, now)
+    if self.any_acked and newest > self.largest_acked:
+        # An acknowledged ACK shows what is lost as well (RFC 9002 §6.1); and the ring moves on, so
+        # that the next ACK frame does not walk what this one has.
+        self.largest_acked = newest
+        plane_detect_loss(self, now)
     return FRAME_OK
 
 
@@ -338,6 +344,7 @@ cdef int plane_on_timer(DataPlane self, double now) except -1:
     pto_at = plane_pto_at(self)
     if pto_at and now >= pto_at:
         self.pto_count += 1
+        self.last_eliciting_at = now  # also where nothing may leave: the next one is later still
         self.counters.ptos += 1
         self.probes = PROBES
         self.dirty = True
