@@ -165,7 +165,7 @@ Two processes on loopback, one thread each (aiopquic has a second one of its own
 the median over the rounds of this run, in which all stacks took turns (A B C, A B C …). "÷ ours" is
 taken within each round, then its median (lowest–highest): on a machine whose speed drifts, trust it
 before the absolute figures. "per CPU s" is what one second of the busier end's CPU moved, by
-getrusage: it hardly changes when other programs run. "floor" is seal, GSO send, GRO receive, open
+getrusage: other programs change it far less. "floor" is seal, GSO send, GRO receive, open
 and one copy, with rawquic's own primitives and no protocol. See `docs/benchmarks.md` for what each
 row means and how the peers are set up."""
 
