@@ -112,7 +112,7 @@ def describe(ext: Extension, compiler: Compiler) -> None:
         *GENERATED,
         *(["-Werror"] if WERROR else []),
     ]
-    ext.extra_link_args = [*libs, *extra_link]
+    ext.extra_link_args = [*libs, "-lm", *extra_link]
 
 
 def to_c(ext: Extension) -> None:

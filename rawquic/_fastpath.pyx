@@ -12,6 +12,26 @@ udp_send     datagrams out, by sendmmsg and GSO
 udp          UdpSocket: batches for Python
 aead_evp     AEAD by OpenSSL, one packet at a time
 aead         packet protection: seal and open trains, header-protection masks, two providers
+cursor       the one bounds-checked reader of received bytes; varints out
+ranges       sorted disjoint ranges of numbers
+rtt          round-trip time, PTO, loss delay
+congestion   NewReno, CUBIC, HyStart++
+pacing       a token bucket of 2 ms bursts
+mtu          DPLPMTUD
+received_packets  duplicates, and the ACKs we send
+sent_packets      the ring of packets that are not settled yet
+send_half         what was written to a stream, until it is acknowledged
+receive_half      reassembly into chunks that readers get whole
+stream_table      streams by ID, and whose turn it is to send
+datagram_queue    DATAGRAM payloads that wait
+data_plane   DataPlane: the state of a connection and what Python may call
+inspection   what is inside of it, for tests
+streams      open, write, finish, reset, stop, read, credit
+recovery     ACKs in, loss detection, probe timeouts
+frames_in    the frames of a packet
+packet_in    header protection off, key phases, decryption
+packet_out   packets built, sealed, protected
+reactor      Reactor: the loop of an endpoint
 """
 
 cimport cython
@@ -24,3 +44,24 @@ include "fastpath/udp_send.pxi"
 include "fastpath/udp.pxi"
 include "fastpath/aead_evp.pxi"
 include "fastpath/aead.pxi"
+include "fastpath/cursor.pxi"
+include "fastpath/ranges.pxi"
+include "fastpath/rtt.pxi"
+include "fastpath/congestion.pxi"
+include "fastpath/pacing.pxi"
+include "fastpath/mtu.pxi"
+include "fastpath/received_packets.pxi"
+include "fastpath/sent_packets.pxi"
+include "fastpath/send_half.pxi"
+include "fastpath/receive_half.pxi"
+include "fastpath/stream_table.pxi"
+include "fastpath/datagram_queue.pxi"
+include "fastpath/data_plane.pxi"
+include "fastpath/inspection.pxi"
+include "fastpath/streams.pxi"
+include "fastpath/recovery.pxi"
+include "fastpath/frames_in.pxi"
+include "fastpath/packet_in.pxi"
+include "fastpath/packet_out.pxi"
+include "fastpath/c_time.pxd"
+include "fastpath/reactor.pxi"

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from typing import Any
 
-from .errors import RawQuicError
+from .errors import RawQuicError, StreamStopped
 from .session import RawQuicSession
 from .streams import RecvStream, SendStream
 
@@ -98,21 +98,24 @@ class _StreamTransport(asyncio.Transport):
                     self._paused_writing = False
                     self._protocol.resume_writing()
             elif self._eof:
-                self._send.finish()
+                # A peer that has closed reads no more, and nothing was left to be read.
+                with contextlib.suppress(StreamStopped):
+                    self._send.finish()
                 return
             else:
                 self._more_to_write.clear()
                 await self._more_to_write.wait()
 
     def write(self, data: Any) -> None:
+        if self._error is not None:
+            return  # drain() raises it
         if self._eof or self._closing:
             raise RuntimeError("the stream takes no more data: write_eof() or close() was called")
-        if self._error is None:
-            self._buffer += data
-            self._more_to_write.set()
-            if len(self._buffer) > self._high and not self._paused_writing:
-                self._paused_writing = True
-                self._protocol.pause_writing()
+        self._buffer += data
+        self._more_to_write.set()
+        if len(self._buffer) > self._high and not self._paused_writing:
+            self._paused_writing = True
+            self._protocol.pause_writing()
 
     def can_write_eof(self) -> bool:
         return True
@@ -156,7 +159,9 @@ class _StreamTransport(asyncio.Transport):
             self._writer_task.cancel()
             self._reader_task.cancel()
         if self._writer_task.done() and self._reader_task.done():
+            failure = self._error
             with contextlib.suppress(RawQuicError):
                 self._recv.stop()
-            failure = self._error
+                if failure is not None:  # one half failed: the other must not stay open
+                    self._send.reset(1)
             self._protocol.connection_lost(failure if isinstance(failure, Exception) else None)

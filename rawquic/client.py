@@ -13,8 +13,8 @@ from aioquic.quic.configuration import QuicConfiguration
 
 from .certificates import PathOrPem, load_identity, load_trust_anchors, parse_pins
 from .config import Config
+from .connection.chosen import make_connection
 from .connection.interface import Address, Event, EventTuple
-from .connection.plain import PlainConnection
 from .endpoint.io import normalize
 from .endpoint.udp_endpoint import UdpEndpoint
 from .errors import ClosedLocally, HandshakeFailed, HandshakeTimeout, SessionError
@@ -300,7 +300,7 @@ class _Attempt:
     """A handshake with one address."""
 
     def __init__(self, endpoint: UdpEndpoint, address: Address, target: _Target) -> None:
-        connection = PlainConnection(
+        connection = make_connection(
             config=endpoint.config,
             configuration=target.configuration,
             new_connection_id=endpoint.routes.new_connection_id,

@@ -39,14 +39,13 @@ class Config:
             than it has, so that empty ones are bounded too.
         datagram_send_buffer_size: the same for datagrams that wait to be sent.
         initial_mtu: UDP payload of packets until more is known to pass. 1,200 .. 65,527.
-        mtu_upper_bound: the largest UDP payload that path MTU discovery (RFC 8899) may try; there
-            is no such discovery yet, packets keep to `initial_mtu`.
+        mtu_upper_bound: the largest UDP payload that path MTU discovery (RFC 8899) tries. The
+            python backend has no such discovery and keeps to `initial_mtu`.
         congestion_control: "cubic" (RFC 9438) or "newreno" (RFC 9002 §7).
         initial_rtt: assumed until the first measurement (RFC 9002 §6.2.2).
         max_ack_delay: the longest time that this end holds an acknowledgement back; below 16.384.
         enable_gso, enable_gro: batches of packets to and from the kernel, where it has them.
-        enable_ecn: mark packets and report marks (RFC 9000 §13.4); not there yet: nothing is
-            marked, either way.
+        enable_ecn: mark packets (RFC 9000 §13.4); not there yet: nothing is marked, either way.
         socket_receive_buffer, socket_send_buffer: asked of the kernel; what it granted is in
             `stats()`.
         handshake_timeout: a server gives a client so long to finish its handshake.
@@ -56,8 +55,12 @@ class Config:
         close_timeout: the longest that `aclose` waits for acknowledgements.
         stateless_reset_key: at least 16 bytes; the same key after a restart lets the server tell
             old clients that their connections are gone (RFC 9000 §10.3). None: random.
-        busy_poll: not there yet; 0 only.
-        aead: which implementation seals and opens packets; a choice is not there yet, "auto" only.
+        busy_poll: for so long after the last packet the endpoint looks at its socket once per turn
+            of the loop, in place of sleeping; other tasks run in between. Latency for a busy core.
+            0: never. At most 1. Without effect on loops that have no `add_reader`.
+        aead: who seals and opens packets on the compiled backend: "openssl", "ipsec-mb" (AES-GCM
+            on x86-64; ChaCha20 stays OpenSSL's), or "auto": the faster one that is there. The
+            python backend uses `cryptography`, and takes "auto" only.
         allow_migration: follow a client to another address (RFC 9000 §9).
         versions: QUIC versions, the preferred one first: 1 (RFC 9000) and 2 (RFC 9369).
         cipher_suites: TLS 1.3 suites, the preferred one first.
@@ -125,13 +128,14 @@ class Config:
         key = self.stateless_reset_key
         if key is not None and not (isinstance(key, bytes) and len(key) >= 16):
             raise ConfigError("Config.stateless_reset_key must be at least 16 bytes, or None")
-        if self.busy_poll != 0.0:
-            raise NotImplementedError("Config.busy_poll is not there yet; leave it at 0.0")
+        self._seconds("busy_poll", least=0.0)
+        self._seconds("busy_poll", least=0.0, most=1.0)
         self._choice("aead", ("auto", "openssl", "ipsec-mb"))
-        if self.aead != "auto":
-            raise NotImplementedError('Config.aead is not there yet; leave it at "auto"')
         self._subset("versions", tuple(VERSIONS))
         self._subset("cipher_suites", CIPHER_SUITES)
+        for name in ("keylog_file", "qlog_dir"):
+            if not isinstance(getattr(self, name), str | os.PathLike | None):
+                raise self._bad(name, "a path, or None")
 
     def _bad(self, name: str, allowed: str) -> ConfigError:
         return ConfigError(f"Config.{name}={getattr(self, name)!r}: it must be {allowed}")
@@ -163,7 +167,9 @@ class Config:
 
     def _subset(self, name: str, allowed: tuple[object, ...]) -> None:
         values = getattr(self, name)
-        good = isinstance(values, list | tuple) and values and all(v in allowed for v in values)
+        kind = type(allowed[0])  # True is no version 1
+        good = isinstance(values, list | tuple) and bool(values)
+        good = good and all(type(v) is kind and v in allowed for v in values)
         if not good or len(set(values)) != len(values):
             raise self._bad(name, f"a sequence without repeats out of {allowed}")
         object.__setattr__(self, name, tuple(values))

@@ -130,8 +130,7 @@ class Server:
         self._endpoint.check_usable()
         self._acceptor.accepting = False
         self._cut_off()
-        if self._shutdown is None:
-            self._shutdown = self._loop.create_task(self._drain(0.0))
+        self._start_drain(0.0)
 
     async def shutdown(self, drain_timeout: float = 30.0) -> int:
         """Accept no more; sessions in flight go on until their handlers return.
@@ -145,13 +144,17 @@ class Server:
         if not drain_timeout >= 0:
             raise ValueError(f"drain_timeout={drain_timeout!r}: it must be seconds, 0 or more")
         self._acceptor.accepting = False
-        if self._shutdown is None:
-            self._shutdown = self._loop.create_task(self._drain(drain_timeout))
-        return await asyncio.shield(self._shutdown)
+        return await asyncio.shield(self._start_drain(drain_timeout))
 
     async def wait_closed(self) -> None:
         """Wait until `close` or `shutdown` is complete and the socket is closed."""
         await self._closed.wait()
+
+    def _start_drain(self, drain_timeout: float) -> "asyncio.Task[int]":
+        if self._shutdown is None:
+            self._shutdown = self._loop.create_task(self._drain(drain_timeout))
+            self._shutdown.add_done_callback(self._drained)
+        return self._shutdown
 
     async def _drain(self, drain_timeout: float) -> int:
         try:
@@ -163,10 +166,16 @@ class Server:
             return cut_off
         finally:
             self._acceptor.close()
-            self._endpoint.server = None
             if self._owns_endpoint:
                 await self._endpoint.close()
-            self._closed.set()
+
+    def _drained(self, task: "asyncio.Task[int]") -> None:
+        # Not in the task itself: the loop may end, and cancel it, before it has run at all.
+        self._acceptor.close()
+        self._endpoint.server = None
+        if self._owns_endpoint:
+            self._endpoint.abort()
+        self._closed.set()
 
     def _cut_off(self) -> int:
         """Close all sessions with an error and cancel their handlers; how many there were."""

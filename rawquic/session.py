@@ -187,6 +187,7 @@ class RawQuicSession:
 
     async def send_datagram_wait(self, data: bytes) -> None:
         """Queue a datagram, waiting for room in the send buffer in place of dropping."""
+        self._link.endpoint.check_usable()
         while not self._connection.datagram_room(len(data)):
             self._raise_if_closed()
             await self._datagram_room_waiters.wait()
@@ -243,6 +244,7 @@ class RawQuicSession:
         Waits at most `Config.close_timeout`, or `timeout` seconds where that is less. Unfinished
         streams are reset with code 1. Bytes given up are counted in `connection.stats()`.
         """
+        self._link.endpoint.check_usable()
         check_code(code)
         limit = self._config.close_timeout
         if timeout is not None:
@@ -262,6 +264,7 @@ class RawQuicSession:
 
     async def wait_closed(self) -> None:
         """Wait until the session is over; `close_reason` then says why."""
+        self._link.endpoint.check_usable()
         while not self.closed:
             await self._closed_waiters.wait()
         await self._released()
@@ -365,6 +368,8 @@ class RawQuicSession:
         self._pings.clear()
         if self._release is not None and self._release_task is None:
             self._release_task = asyncio.ensure_future(self._release())
+            # The loop may end, and cancel the task, before it has run at all.
+            self._release_task.add_done_callback(lambda _: self._link.endpoint.abort())
 
 
 class Connection:

@@ -71,6 +71,7 @@ class SendStream:
 
     @priority.setter
     def priority(self, value: int) -> None:
+        self._link.endpoint.check_usable()
         self._priority = int(value)
         self._connection.set_priority(self._id, self._priority)
 
@@ -118,6 +119,7 @@ class SendStream:
             StreamStopped: the peer stopped the stream. StreamFinished: it was reset here.
             SessionError: the session ended first.
         """
+        self._link.endpoint.check_usable()
         while True:
             if self._stop_code is not None:
                 raise StreamStopped(self._stop_code)
@@ -146,6 +148,7 @@ class SendStream:
 
         Raises SessionError when the session ended first.
         """
+        self._link.endpoint.check_usable()
         while True:
             if self._stop_code is not None:
                 return self._stop_code

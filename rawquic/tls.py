@@ -13,6 +13,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.logger import QuicFileLogger
 from aioquic.tls import CipherSuite
 
+from .backend import backend_info
 from .certificates import Identity
 from .config import VERSIONS, Config
 from .errors import ConfigError
@@ -30,6 +31,7 @@ _keylogs: dict[str, TextIO] = {}
 
 def configuration(config: Config, *, is_client: bool, alpn: Iterable[str]) -> QuicConfiguration:
     """The parts that both sides share."""
+    check_aead(config)
     takes_datagrams = config.datagram_receive_buffer_size is not None
     return QuicConfiguration(
         is_client=is_client,
@@ -77,6 +79,15 @@ def client_configuration(
         result.certificate_chain = list(identity.chain)
         result.private_key = identity.private_key
     return result
+
+
+def check_aead(config: Config) -> None:
+    """ConfigError when the AEAD provider that was asked for is not there."""
+    there = backend_info()["aead"]
+    assert isinstance(there, list)
+    if config.aead != "auto" and config.aead not in there:
+        allowed = ", ".join(map(repr, ["auto", *there]))
+        raise ConfigError(f"Config.aead={config.aead!r}: here it can be {allowed}")
 
 
 def check_alpn(alpn: Iterable[str]) -> list[str]:

@@ -1,10 +1,12 @@
 """What every test file shares: a certificate, both event loops, an echo server."""
 
 import asyncio
+import importlib.util
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
+import pair
 import pytest
 from loopback import Certificate, echo
 from namespaces import CannotIsolate, Namespace
@@ -85,3 +87,31 @@ def namespace():
         pytest.skip(str(reason))
     yield namespace
     namespace.close()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests that use `backend` run on both connections; those marked `plain_only`, on one."""
+    if "backend" in metafunc.fixturenames:
+        one = metafunc.definition.get_closest_marker("plain_only")
+        metafunc.parametrize("backend", ["plain"] if one else ["plain", "fast"], indirect=True)
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """What `pair.ours` makes in this test."""
+    name: str = request.param
+    if name == "fast" and importlib.util.find_spec("rawquic._fastpath") is None:
+        pytest.skip("rawquic._fastpath was not built: there is no fast connection to test")
+    pair.use(name)
+    yield name
+    pair.use("plain")
+
+
+@pytest.fixture
+def fast_only() -> Iterator[None]:
+    """For tests of the fast connection alone."""
+    if importlib.util.find_spec("rawquic._fastpath") is None:
+        pytest.skip("rawquic._fastpath was not built: there is no fast connection to test")
+    pair.use("fast")
+    yield
+    pair.use("plain")

@@ -90,19 +90,21 @@ async def echo(session: RawQuicSession) -> None:
                     await send.write(chunk)
 
     async def accept_uni() -> None:
-        async for recv in session.uni_streams():
-            tasks.create_task(unidirectional(recv))
+        with contextlib.suppress(rawquic.SessionError):
+            async for recv in session.uni_streams():
+                tasks.create_task(unidirectional(recv))
 
     async def datagrams() -> None:
-        with contextlib.suppress(rawquic.ClosedByPeer, rawquic.ClosedLocally):
+        with contextlib.suppress(rawquic.SessionError):
             while True:
                 session.send_datagrams(await session.read_datagrams())
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(accept_uni())
         tasks.create_task(datagrams())
-        async for send, recv in session.bi_streams():
-            tasks.create_task(bidirectional(send, recv))
+        with contextlib.suppress(rawquic.SessionError):
+            async for send, recv in session.bi_streams():
+                tasks.create_task(bidirectional(send, recv))
 
 
 async def within(awaitable: Awaitable[Any], seconds: float = DEADLINE) -> Any:
@@ -126,6 +128,56 @@ async def waiting(awaitable: Awaitable[Any]) -> "asyncio.Future[Any]":
         await asyncio.sleep(0)
     assert not task.done(), task
     return task
+
+
+async def blocked_one(call: Callable[[], Awaitable[Any]]) -> "asyncio.Future[Any]":
+    """Call it until one of the calls has to wait, and goes on waiting: that one."""
+    while True:
+        task = asyncio.ensure_future(call())
+        done, _ = await asyncio.wait([task], timeout=0.1)
+        if not done:
+            return task
+        await task
+
+
+async def every_wait(session: RawQuicSession) -> dict[str, "asyncio.Future[Any]"]:
+    """Every call that can wait, waiting; the peer reads nothing and answers nothing."""
+    full = await session.open_uni()
+    buffer = bytearray(10)
+    blocked = await session.open_uni()
+    streams = {name: (await session.open_bi())[1] for name in ("n", "all", "exact", "end", "into")}
+    iterated = (await session.open_bi())[1]
+    full.finish()
+
+    async def iterate() -> None:
+        async for _ in iterated:
+            pass
+
+    async def iterate_streams(streams: Any) -> None:
+        async for _ in streams:
+            pass
+
+    calls: dict[str, Awaitable[Any]] = {
+        "open_uni": await blocked_one(session.open_uni),
+        "open_bi": await blocked_one(session.open_bi),
+        "accept_bi": session.accept_bi(),
+        "accept_uni": session.accept_uni(),
+        "write": blocked.write(bytes(20_000_000)),
+        "wait_acked": blocked.wait_acked(),
+        "stopped": blocked.stopped(),
+        "read": streams["n"].read(),
+        "read_all": streams["all"].read(-1),
+        "readexactly": streams["exact"].readexactly(5),
+        "read_to_end": streams["end"].read_to_end(5),
+        "readinto": streams["into"].readinto(buffer),
+        "iteration": iterate(),
+        "read_datagram": session.read_datagram(),
+        "read_datagrams": session.read_datagrams(),
+        "wait_closed": session.wait_closed(),
+        "bi_streams": iterate_streams(session.bi_streams()),
+        "uni_streams": iterate_streams(session.uni_streams()),
+    }
+    return {name: await waiting(call) for name, call in calls.items()}
 
 
 async def error_of(awaitable: Awaitable[Any], seconds: float = DEADLINE) -> BaseException:

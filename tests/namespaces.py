@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 
 CLONE_NEWNET = 0x40000000
 
@@ -34,9 +35,16 @@ class Namespace:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
     def ip(self, *words):
-        """Run `ip` in the namespace."""
+        """Run `ip` in the namespace; what it prints."""
         command = ["ip", *map(str, words)]
-        self._thread.submit(subprocess.run, command, check=True, capture_output=True).result()
+        run = self._thread.submit(subprocess.run, command, check=True, capture_output=True)
+        return run.result().stdout
+
+    def wait_until_up(self, name, seconds=10):
+        """Until the interface has a carrier; what was set before that is begun afresh then."""
+        end = time.monotonic() + seconds
+        while b"state UP" not in self.ip("link", "show", name):
+            assert time.monotonic() < end, f"{name} did not come up"
 
     def socket(self, family=socket.AF_INET):
         return self._thread.submit(socket.socket, family, socket.SOCK_DGRAM).result()

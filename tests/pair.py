@@ -1,12 +1,14 @@
 """Two connections in memory: a virtual clock, a network that can be bad, hostile packets.
 
-No sockets and no real time. Either end is the plain connection or aioquic as it is (`Stock`), in
-either role. The random numbers of the network come from a seed, which is printed, so that pytest
-shows it with a failure.
+No sockets and no real time. Either end is a connection of ours, plain or fast, or aioquic as it is
+(`Stock`), in either role. "Ours" is of the backend that `use` chose, which the fixture `backend`
+does. The random numbers of the network come from a seed, which is printed, so that pytest shows it
+with a failure.
 """
 
 import functools
 import heapq
+import importlib.util
 import itertools
 import random
 from collections.abc import Callable, Iterable
@@ -26,6 +28,7 @@ from aioquic.tls import Epoch
 
 from rawquic.certificates import Identity, load_identity, load_trust_anchors
 from rawquic.config import Config
+from rawquic.connection.control import ControlPlane
 from rawquic.connection.interface import Event
 from rawquic.connection.plain import PlainConnection
 from rawquic.endpoint.routing import Routes
@@ -34,11 +37,12 @@ from rawquic.selfsigned import self_signed
 from rawquic.tls import client_configuration, server_configuration
 
 CLIENT, SERVER = ("192.0.2.1", 1000), ("198.51.100.7", 4433)
+ELSEWHERE = ("203.0.113.9", 555)
 TICK = 1e-6  # seconds that pass between a receipt and the answer
 MAX_STEPS = 200_000  # of one run; a timer that never moves on would need more
 
 Address = tuple[str, int]
-Either = Any  # PlainConnection or Stock
+Either = Any  # PlainConnection, FastConnection or Stock
 
 
 @functools.cache
@@ -48,7 +52,24 @@ def certificate() -> tuple[bytes, Identity]:
     return pem, load_identity(pem, key)
 
 
-def plain(
+_backend = "plain"
+
+
+def use(backend: str) -> None:
+    """What `ours` makes from here on: "plain" or "fast"."""
+    global _backend
+    _backend = backend
+
+
+def connection_class(backend: str) -> Any:
+    if backend == "plain":
+        return PlainConnection
+    from rawquic.connection.fast import FastConnection  # not there where it was not built
+
+    return FastConnection
+
+
+def ours(
     is_client: bool,
     config: Config | None = None,
     *,
@@ -58,7 +79,9 @@ def plain(
     verify: bool = True,
     identity: Identity | None = None,
     routes: Routes | None = None,
-) -> PlainConnection:
+    backend: str | None = None,
+) -> Any:
+    """A connection of ours: of the backend in use, or of the one that is named."""
     config = config or Config()
     routes = routes or Routes(None)
     pem, own = certificate()
@@ -73,7 +96,7 @@ def plain(
         )
     else:
         configuration = server_configuration(config, identity or own, alpn)
-    return PlainConnection(
+    return connection_class(backend or _backend)(
         config=config,
         configuration=configuration,
         new_connection_id=routes.new_connection_id,
@@ -81,6 +104,15 @@ def plain(
         original_destination_connection_id=odcid,
         pins=pins,
     )
+
+
+def plain(is_client: bool, config: Config | None = None, **arguments: Any) -> PlainConnection:
+    connection: PlainConnection = ours(is_client, config, backend="plain", **arguments)
+    return connection
+
+
+def fast(is_client: bool, config: Config | None = None, **arguments: Any) -> Any:
+    return ours(is_client, config, backend="fast", **arguments)
 
 
 class Stock(QuicConnection):
@@ -143,7 +175,7 @@ def stock(
 
 def is_open(connection: Either) -> bool:
     """Handshake done and nothing closed."""
-    if isinstance(connection, PlainConnection):
+    if isinstance(connection, ControlPlane):
         return connection.handshake_done and connection.close_reason is None
     return connection._handshake_complete and connection._close_event is None
 
@@ -260,7 +292,7 @@ class Pair:
         """Hand a datagram to `target` now."""
         if source is None:
             source = self.addresses[self.other(target)]
-        if isinstance(target, PlainConnection):
+        if isinstance(target, ControlPlane):
             target.receive(data, source, self.now)
         else:
             target.receive_datagram(data, source, self.now)
@@ -296,7 +328,7 @@ class Pair:
             heapq.heappush(self._flight, item)
 
     def _drain(self, connection: Either) -> None:
-        if isinstance(connection, PlainConnection):
+        if isinstance(connection, ControlPlane):
             self.events[connection] += connection.events()
         else:
             while (event := connection.next_event()) is not None:
@@ -304,28 +336,35 @@ class Pair:
 
 
 def _timer(connection: Either) -> float | None:
-    if isinstance(connection, PlainConnection):
+    if isinstance(connection, ControlPlane):
         return connection.timer()
     return connection.get_timer() if connection._close_at is not None else None
 
 
-KINDS = {"plain": plain, "stock": stock}
+def other(is_client: bool, config: Config | None = None, **arguments: Any) -> Any:
+    """Of the backend that is not in use; where that was not built, of the one that is."""
+    built = importlib.util.find_spec("rawquic._fastpath") is not None
+    backend = "fast" if _backend == "plain" and built else "plain"
+    return ours(is_client, config, backend=backend, **arguments)
 
 
-def make(client: str = "plain", server: str = "plain", **network: Any) -> Pair:
+KINDS = {"ours": ours, "other": other, "plain": plain, "fast": fast, "stock": stock}
+
+
+def make(client: str = "ours", server: str = "ours", **network: Any) -> Pair:
     """A pair by the names of its kinds, the settings of both being the defaults."""
     one = KINDS[client](True)
     two = KINDS[server](False, odcid=one.original_destination_connection_id)
     return Pair(one, two, **network)
 
 
-def plain_pair(client: Config | None = None, server: Config | None = None, **network: Any) -> Pair:
-    one = plain(True, client)
-    two = plain(False, server, odcid=one.original_destination_connection_id)
+def our_pair(client: Config | None = None, server: Config | None = None, **network: Any) -> Pair:
+    one = ours(True, client)
+    two = ours(False, server, odcid=one.original_destination_connection_id)
     return Pair(one, two, **network)
 
 
-def plain_server(
+def our_server(
     config: Config | None = None,
     *,
     edit: Callable[[QuicTransportParameters], None] | None = None,
@@ -333,22 +372,22 @@ def plain_server(
     network: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Pair:
-    """The plain server with a stock client, which may lie."""
+    """Our server with a stock client, which may lie."""
     client = stock(True, **settings)
     client.edit, client.rewrite = edit, rewrite
-    server = plain(False, config, odcid=client.original_destination_connection_id)
+    server = ours(False, config, odcid=client.original_destination_connection_id)
     return Pair(client, server, **(network or {}))
 
 
-def plain_client(
+def our_client(
     config: Config | None = None,
     *,
     edit: Callable[[QuicTransportParameters], None] | None = None,
     network: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Pair:
-    """The plain client with a stock server, which may lie."""
-    client = plain(True, config)
+    """Our client with a stock server, which may lie."""
+    client = ours(True, config)
     server = stock(False, odcid=client.original_destination_connection_id, **settings)
     server.edit = edit
     return Pair(client, server, **(network or {}))
@@ -369,6 +408,10 @@ def seal(sender: Either, payload: bytes, epoch: Epoch = Epoch.ONE_RTT, bits: int
     The packet number takes four bytes, so that an empty payload can be sampled too. `bits` are
     set in the first byte.
     """
+    if epoch is Epoch.ONE_RTT and getattr(sender, "plane", None) is not None:
+        assert not bits
+        sealed: bytes = sender.plane.build_single(payload, sender._peer_cid.cid, 0.0, 0)
+        return sealed
     crypto, number = sender._cryptos[epoch], sender._packet_number
     sender._packet_number += 1
     peer = sender._peer_cid.cid
@@ -412,7 +455,7 @@ class Reader:
         pair.checks.append(self)
 
     def __call__(self) -> None:
-        if isinstance(self.connection, PlainConnection):
+        if isinstance(self.connection, ControlPlane):
             events = self.pair.events[self.connection]
             new, self._at = events[self._at :], len(events)
             for kind, stream_id in new:
@@ -450,7 +493,7 @@ class Writer:
         self.pair, self.connection, self.data = pair, connection, data
         self.offset = 0
         self.finished = False
-        if isinstance(connection, PlainConnection):
+        if isinstance(connection, ControlPlane):
             stream_id = connection.open_stream(unidirectional)
             assert stream_id is not None
             self.stream_id = stream_id
@@ -460,6 +503,16 @@ class Writer:
             self.stream_id = connection.get_next_available_stream_id(unidirectional)
             connection.send_stream_data(self.stream_id, data, end_stream=True)
             pair.flush()
+
+    @classmethod
+    def on(cls, pair: Pair, connection: Either, data: bytes, stream_id: int) -> "Writer":
+        """A writer on a stream that is open already."""
+        writer = cls.__new__(cls)
+        writer.pair, writer.connection, writer.data = pair, connection, data
+        writer.offset, writer.finished, writer.stream_id = 0, False, stream_id
+        pair.checks.append(writer)
+        writer()
+        return writer
 
     def __call__(self) -> None:
         if self.finished or self.connection._state in END_STATES:
@@ -480,3 +533,43 @@ def transfer(pair: Pair, sender: Either, data: bytes, limit: float = 600.0) -> b
     pair.run_until(lambda: writer.stream_id in reader.ended, limit)
     pair.checks.clear()
     return bytes(reader.data[writer.stream_id])
+
+
+# -- short forms for tests -------------------------------------------------------------------------
+
+
+def happened(pair: Pair, connection: Either, kind: Event) -> list[int]:
+    return [value for each, value in pair.events[connection] if each is kind]
+
+
+def opened(connection: Either, unidirectional: bool = True) -> int:
+    stream_id = connection.open_stream(unidirectional)
+    assert stream_id is not None
+    return stream_id
+
+
+def written(pair: Pair, data: bytes, *, fin: bool = False, bidi: bool = False) -> int:
+    """A stream of the client's with this data, all of it delivered."""
+    stream_id = opened(pair.client, not bidi)
+    assert pair.client.write(stream_id, data, 0) == len(data)
+    if fin:
+        pair.client.finish(stream_id)
+    pair.flush()
+    pair.run(0.5)
+    return stream_id
+
+
+def deaf(connection: object) -> None:
+    """The application of a stock connection takes nothing out of it."""
+    connection.next_event = lambda: None  # type: ignore[attr-defined]
+
+
+def pair_of(kind: str, **network: Any) -> Pair:
+    """A stock client, and a server of this kind."""
+    return make("stock", kind, **network).handshake()
+
+
+def stock_code(connection: Any) -> int | None:
+    """The error code that a stock connection ended with."""
+    event = connection._close_event
+    return None if event is None else event.error_code

@@ -6,7 +6,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa, x25519
-from pair import Pair, certificate, is_open, plain
+from pair import Pair, certificate, is_open, ours
 
 from rawquic.certificates import (
     Identity,
@@ -295,7 +295,7 @@ def test_every_cafile_that_is_taken_can_be_used(name: str, tmp_path: Path) -> No
         new_connection_id=routes.new_connection_id,
         reset_token=routes.reset_token,
     )
-    server = plain(False, odcid=client.original_destination_connection_id)
+    server = ours(False, odcid=client.original_destination_connection_id)
     assert is_open(Pair(client, server).handshake().client)
 
 

@@ -72,7 +72,7 @@ def test_chooses_the_backend():
 def test_idle_connections_are_weighed():
     with perf_server() as (port, pin):
         result = client(port, "--pin", pin, "--work", "idle", "--connections", "5")
-    assert re.search(r"idle +│ +[\d.]+ k?B each", result.stdout), result.stdout
+    assert re.search(r"idle +│ +[\d.]+ [kM]?B each", result.stdout), result.stdout
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,7 @@ class TestRoundTrip:
         namespace.ip("link", "add", "v0", "type", "veth", "peer", "name", "v1")
         namespace.ip("link", "set", "v0", "addrgenmode", "none", "up")
         namespace.ip("link", "set", "v1", "up")
+        namespace.wait_until_up("v0")
         namespace.ip("addr", "add", "fe80::7/64", "dev", "v0", "nodad")
         index = namespace.interface("v0")
         a, b = (namespace.socket(socket.AF_INET6) for _ in range(2))

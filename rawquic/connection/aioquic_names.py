@@ -7,9 +7,11 @@ installed release and against rawquic's own source.
 CONNECTION_ATTRIBUTES = (
     "_QuicConnection__frame_handlers",
     "_ack_delay",
+    "_close_at",
     "_close_event",
     "_close_pending",
     "_crypto_streams",
+    "_cryptos",
     "_datagrams_pending",
     "_handshake_complete",
     "_handshake_confirmed",
@@ -55,7 +57,10 @@ CONNECTION_ATTRIBUTES = (
 )
 
 CONNECTION_METHODS = (
+    "_add_network_path",
+    "_close_begin",
     "_close_end",
+    "_find_network_path",
     "_get_or_create_stream",
     "_handle_ack_frame",
     "_handle_connection_close_frame",
@@ -63,16 +68,24 @@ CONNECTION_METHODS = (
     "_handle_max_data_frame",
     "_handle_max_stream_data_frame",
     "_handle_new_connection_id_frame",
+    "_handle_streams_blocked_frame",
     "_idle_timeout",
+    "_initialize",
     "_log_key_updated",
     "_on_connection_limit_delivery",
     "_on_max_stream_data_delivery",
     "_parse_transport_parameters",
+    "_payload_received",
     "_replenish_connection_ids",
+    "_send_probing_frames",
     "_serialize_transport_parameters",
     "_unblock_streams",
+    "_use_reserved_peer_cid",
+    "_write_application",
     "_write_connection_close_frame",
     "_write_connection_limits",
+    "_write_path_challenge_frame",
+    "_write_path_response_frame",
     "_write_stream_limits",
 )
 

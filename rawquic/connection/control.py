@@ -70,6 +70,7 @@ class ControlPlane(QuicConnection):
         self.config = config
         self.close_reason: SessionError | None = None
         self.handshake_done = False
+        self.peer_max_udp_payload = 65527  # RFC 9000 §18.2: the default
         self._new_connection_id = new_connection_id
         self._reset_token = reset_token
         self._pins = pins
@@ -155,6 +156,7 @@ class ControlPlane(QuicConnection):
         if received.max_idle_timeout == 0:
             self._remote_max_idle_timeout = None  # RFC 9000 §10.1: 0 is no limit
         if received.max_udp_payload_size is not None:
+            self.peer_max_udp_payload = received.max_udp_payload_size
             self.limit_packet_size(received.max_udp_payload_size)
 
     def _idle_timeout(self) -> float:
@@ -331,6 +333,10 @@ class ControlPlane(QuicConnection):
         buffer.push_uint_var(error_code)
         buffer.push_uint_var(len(reason))
         buffer.push_bytes(reason)
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
+        # A server whose first datagram did not decrypt has no path yet.
+        return super().datagrams_to_send(now) if self._network_paths else []
 
     # -- what the peer is ----------------------------------------------------------------------
 

@@ -15,8 +15,10 @@ from typing import Any
 from aioquic.buffer import Buffer
 from aioquic.quic import events as aioquic_events
 from aioquic.quic.connection import (
+    QuicConnectionError,
     QuicConnectionState,
     QuicReceiveContext,
+    stream_is_client_initiated,
     stream_is_unidirectional,
 )
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
@@ -44,6 +46,7 @@ MAX_DROPPED_PACKETS = 1000  # packets dropped for too many holes, before the con
 MAX_PACKET = 16383  # aioquic writes the length of STREAM frames in two bytes
 KEEP_ALIVE_PING = -1  # numbers of the application's are not negative, lower ones `KeyUpdates`'
 DATAGRAM_COST = 64  # bytes that a waiting datagram counts for besides its own
+PACKETS_PER_KEY = 1 << 20
 DATAGRAM_FRAME_OVERHEAD = 1 + 1 + 2 + 16  # first byte, frame type, packet number, AEAD tag
 
 
@@ -79,10 +82,14 @@ class SendOrder(list[Any]):
 
 
 class StreamCount:
-    """How many streams the peer may have open, and how far that is below the most it was."""
+    """How many streams the peer may have open, and how far that is below the most it was.
+
+    `given` is the highest limit that it was told, and is held to.
+    """
 
     def __init__(self, count: int) -> None:
-        self.count = self.most = count
+        self.count = self.most = self.given = count
+        self.peer_waits = False  # it said so (STREAMS_BLOCKED)
 
     @property
     def withheld(self) -> int:
@@ -93,6 +100,7 @@ class PlainConnection(ControlPlane):
     """One connection on aioquic alone; see `interface.Connection` for what it offers."""
 
     backend = "python"
+    plane = None
     _prioritized = False  # True once a stream had a priority set
 
     def __init__(self, **arguments: Any) -> None:
@@ -110,9 +118,9 @@ class PlainConnection(ControlPlane):
         self._written = 0  # bytes taken from the application that use up MAX_DATA
         self._buffered = 0  # written and not acknowledged
         self._write_blocked: dict[int, None] = {}
-        self._peer_blocked = [False, False]  # it wants to open a stream: bidirectional, the other
         self._dirty = False
         self._keys = KeyUpdates()
+        self._keys_since = 0  # the first packet number under the present keys
         self._dropped_packets = 0
         self._lost_bytes = 0
         self._datagrams_in = DatagramQueue()
@@ -191,6 +199,22 @@ class PlainConnection(ControlPlane):
         self._take_aioquic_events()
         self._settle()
         return packets
+
+    def attach(self, reactor: Any, link: Any) -> None:
+        """There is no compiled loop to register with."""
+
+    def after_batch(self, now: float) -> None:
+        """Nothing reaches this connection but through `receive`."""
+
+    def flush(self) -> bool:
+        """All packets come out of `datagrams_to_send`."""
+        return False
+
+    def armed(self, deadline: float | None) -> None:
+        """The endpoint's timer stands at `deadline`."""
+
+    def let_go(self) -> None:
+        """The endpoint has forgotten the connection; buffered data can still be read."""
 
     def wants_flush(self) -> bool:
         """True when something was queued since the last `datagrams_to_send`."""
@@ -416,6 +440,15 @@ class PlainConnection(ControlPlane):
         known = self._streams.get(stream_id)
         if known is not None:
             return known
+        if (
+            stream_is_client_initiated(stream_id) != self._is_client
+            and stream_id // 4 >= self._max_streams[stream_is_unidirectional(stream_id)].given
+        ):  # RFC 9000 §4.6; aioquic takes limits that it has not told yet
+            raise QuicConnectionError(
+                error_code=QuicErrorCode.STREAM_LIMIT_ERROR,
+                frame_type=frame_type,
+                reason_phrase="Too many streams open",
+            )
         queued = len(self._streams_queue)
         super()._get_or_create_stream(frame_type, stream_id)  # checks limits and initiator
         # RFC 9000 §2.1: it opened all lower-numbered streams of its type as well.
@@ -466,23 +499,22 @@ class PlainConnection(ControlPlane):
         super()._handle_streams_blocked_frame(context, frame_type, buf)
         unidirectional = frame_type == QuicFrameType.STREAMS_BLOCKED_UNI
         limit = self._local_max_streams_uni if unidirectional else self._local_max_streams_bidi
-        self._peer_blocked[unidirectional] = count >= limit.sent
+        self._max_streams[unidirectional].peer_waits = count >= limit.sent
 
     def _write_connection_limits(self, builder: Any, space: Any) -> None:
         max_data = self._local_max_data
         if self._credit_due(self._consumed, self._receive_window, max_data.value):
             max_data.value = self._consumed + self._receive_window
-        blocked = self._peer_blocked
-        for limit, withheld, due in (
-            (max_data, 0, True),
-            (self._local_max_streams_bidi, self._max_streams[0].withheld, blocked[0]),
-            (self._local_max_streams_uni, self._max_streams[1].withheld, blocked[1]),
+        for limit, streams in (
+            (max_data, None),
+            (self._local_max_streams_bidi, self._max_streams[0]),
+            (self._local_max_streams_uni, self._max_streams[1]),
         ):
-            value = limit.value - withheld
+            value = limit.value - (streams.withheld if streams else 0)
             # MAX_STREAMS in batches: when the peer has less left than the frame would grant. That
             # does not count the streams that it opened and sent nothing on: it says when it waits.
             few = limit.sent - limit.used < value - limit.sent
-            if value > limit.sent and (due or few):
+            if value > limit.sent and (streams is None or few or streams.peer_waits):
                 buffer = builder.start_frame(
                     limit.frame_type,
                     capacity=9,
@@ -491,8 +523,9 @@ class PlainConnection(ControlPlane):
                 )
                 buffer.push_uint_var(value)
                 limit.sent = value
-                if limit is not max_data:
-                    blocked[limit is self._local_max_streams_uni] = False
+                if streams is not None:
+                    streams.given = max(streams.given, value)
+                    streams.peer_waits = False
 
     def _write_stream_limits(self, builder: Any, space: Any, stream: QuicStream) -> None:
         assert isinstance(stream, Stream)
@@ -579,8 +612,11 @@ class PlainConnection(ControlPlane):
         self._keys.wanted = self._dirty = True
 
     def _advance_keys(self) -> None:
+        if self._packet_number - self._keys_since > PACKETS_PER_KEY:
+            self._keys.wanted = True  # RFC 9001 §6.6: AES-GCM keys last for 2^23 packets
         if self._handshake_confirmed and self._keys.may_begin():
             self.request_key_update()
+            self._keys_since = self._packet_number
         number = self._keys.ping()
         if number is not None:
             self.send_ping(number)
@@ -589,6 +625,7 @@ class PlainConnection(ControlPlane):
         super()._log_key_updated(key_type, trigger)
         if trigger == "remote_update":
             self._keys.peer_updated()
+            self._keys_since = self._packet_number
 
     def set_max_streams(self, unidirectional: bool, count: int) -> None:
         # RFC 9000 §4.6: a limit that was given cannot be taken back. A lower one is reached by

@@ -29,8 +29,8 @@ from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.retry import QuicRetryTokenHandler
 
 from ..config import Config
+from ..connection.chosen import make_connection
 from ..connection.interface import Address, Connection, Event, EventTuple
-from ..connection.plain import PlainConnection
 from ..errors import HandshakeTimeout
 from .link import Link
 from .routing import LongHeader
@@ -236,7 +236,7 @@ class Acceptor:
     # -- the answers ---------------------------------------------------------------------------
 
     def _accept(self, packet: FirstPacket, now: float) -> None:
-        connection: Connection = PlainConnection(
+        connection: Connection = make_connection(
             config=self._config,
             configuration=self.configuration,
             new_connection_id=self._endpoint.routes.new_connection_id,

@@ -9,12 +9,18 @@ import contextlib
 import errno
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ..backend import UdpSocket
+from ..backend import BACKEND, UdpSocket
 from ..config import Config
 from ..connection.interface import Address
+
+if TYPE_CHECKING or BACKEND == "python":
+    Reactor: Any = None
+else:
+    from .._fastpath import Reactor
 
 Incoming = tuple[bytes, Address, str | None, int]
 Outgoing = tuple[bytes, Address, str | None, int]
@@ -23,10 +29,16 @@ BATCH = 64  # datagrams per read: what aioquic handles in about 3 ms
 MAX_UNSENT = 1 << 20  # bytes in a transport's buffer before the endpoint waits
 
 
+# Datagrams, and the connections that the compiled loop has news of.
+OnBatch = Callable[[list[Incoming], Sequence[Any]], None]
+
+
 class SocketIO(Protocol):
     """What the endpoint needs of its socket."""
 
-    async def start(self, on_batch: Callable[[list[Incoming]], None]) -> None: ...
+    reactor: Any
+
+    async def start(self, on_batch: OnBatch) -> None: ...
     def read_more(self) -> list[Incoming]: ...
     def send(self, datagrams: Sequence[Outgoing]) -> int: ...
     def call_when_writable(self, callback: Callable[[], None]) -> None: ...
@@ -77,29 +89,59 @@ def set_buffers(sock: socket.socket, config: Config) -> None:
 class ReaderIO:
     """A socket of the chosen backend, registered with the loop's own readiness calls."""
 
+    reactor: Any = None
+
     def __init__(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, config: Config
     ) -> None:
         self._loop = loop
         self._socket = sock
         self._udp = UdpSocket(sock, gso=config.enable_gso, gro=config.enable_gro)
-        self._on_batch: Callable[[list[Incoming]], None] | None = None
+        self._on_batch: OnBatch | None = None
         self._writer: Callable[[], None] | None = None
         self._had_errors = False
+        self._busy_poll = config.busy_poll
+        self._poll_until = 0.0  # 0: the loop waits for the socket
+        self._closed = False
 
-    async def start(self, on_batch: Callable[[list[Incoming]], None]) -> None:
+    async def start(self, on_batch: OnBatch) -> None:
         self._on_batch = on_batch
         self._loop.add_reader(self._socket.fileno(), self._readable)
 
     def _readable(self) -> None:
-        batch = self._udp.receive(BATCH)
-        self._had_errors = not batch
-        if self._on_batch is not None:
-            self._on_batch(batch)
-        if self._had_errors and self._on_batch is not None:
+        self._had_errors = False
+        found = self._read()
+        if self._closed:
+            return
+        if self._had_errors or not found:
             # libuv stops watching a socket on POLLERR, which one ICMP message causes.
             self._loop.remove_reader(self._socket.fileno())
             self._loop.add_reader(self._socket.fileno(), self._readable)
+        if found and self._busy_poll:
+            self._poll_soon()
+
+    def _read(self) -> bool:
+        """Read and hand on what waits; False when nothing did."""
+        batch = self._udp.receive(BATCH)
+        if self._on_batch is not None:
+            self._on_batch(batch, ())
+        return bool(batch)
+
+    def _poll_soon(self) -> None:
+        """Look at the socket once per turn of the loop for a while, in place of sleeping."""
+        if not self._poll_until:
+            self._loop.call_soon(self._poll)
+        self._poll_until = time.monotonic() + self._busy_poll
+
+    def _poll(self) -> None:
+        if self._closed:
+            return
+        if self._read():
+            self._poll_until = time.monotonic() + self._busy_poll
+        if time.monotonic() < self._poll_until:
+            self._loop.call_soon(self._poll)
+        else:
+            self._poll_until = 0.0
 
     def read_more(self) -> list[Incoming]:
         return self._udp.receive(BATCH)
@@ -130,14 +172,43 @@ class ReaderIO:
 
     def close(self) -> None:
         self._on_batch = self._writer = None
+        self._closed = True
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket.fileno())
             self._loop.remove_writer(self._socket.fileno())
             self._socket.close()
 
 
+class ReactorIO(ReaderIO):
+    """The same, with the compiled loop in front: Python hears of a batch when it has to."""
+
+    async def start(self, on_batch: OnBatch) -> None:
+        self._on_batch = on_batch
+        self.reactor = Reactor(self._udp, on_batch, self._on_blocked)
+        self._loop.add_reader(self._socket.fileno(), self._readable)
+
+    def _read(self) -> bool:
+        found: bool = self.reactor.on_readable()
+        return found
+
+    def _on_blocked(self) -> None:
+        self._loop.add_writer(self._socket.fileno(), self._writable)
+
+    def _writable(self) -> None:
+        self.reactor.on_writable()
+        if not self.reactor.blocked:
+            super()._writable()
+
+    def close(self) -> None:
+        super().close()
+        if self.reactor is not None:
+            self.reactor.close()
+
+
 class TransportIO(asyncio.DatagramProtocol):
     """The same on asyncio's datagram transport: no batches, no packet info, no ECN."""
+
+    reactor: Any = None
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, config: Config
@@ -146,14 +217,14 @@ class TransportIO(asyncio.DatagramProtocol):
         self._socket = sock
         self._family = sock.family
         self._transport: asyncio.DatagramTransport | None = None
-        self._on_batch: Callable[[list[Incoming]], None] | None = None
+        self._on_batch: OnBatch | None = None
         self._writer: Callable[[], None] | None = None
         self._paused = False
         self._errors: list[tuple[int, Address | None]] = []
         kinds = ("calls", "datagrams", "bytes")
         self._stats = {f"{way}_{kind}": 0 for way in ("receive", "send") for kind in kinds}
 
-    async def start(self, on_batch: Callable[[list[Incoming]], None]) -> None:
+    async def start(self, on_batch: OnBatch) -> None:
         self._on_batch = on_batch
         self._socket.setblocking(False)
         await self._loop.create_datagram_endpoint(lambda: self, sock=self._socket)
@@ -167,13 +238,13 @@ class TransportIO(asyncio.DatagramProtocol):
         self._stats["receive_datagrams"] += 1
         self._stats["receive_bytes"] += len(data)
         if data and self._on_batch is not None:
-            self._on_batch([(data, normalize(address), None, 0)])
+            self._on_batch([(data, normalize(address), None, 0)], ())
 
     def error_received(self, error: Exception) -> None:
         if isinstance(error, OSError) and error.errno is not None and len(self._errors) < 64:
             self._errors.append((error.errno, None))
             if self._on_batch is not None:
-                self._on_batch([])
+                self._on_batch([], ())
 
     def read_more(self) -> list[Incoming]:
         return []

@@ -8,6 +8,7 @@ import hmac
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from ..connection.control import CONNECTION_ID_LENGTH
 from ..connection.interface import Address
@@ -52,6 +53,7 @@ class Routes:
         self._by_initial: dict[tuple[bytes, Address], Link] = {}
         self._by_address: dict[Address, set[Link]] = {}
         self._reset_key = stateless_reset_key or os.urandom(32)
+        self.reactor: Any = None  # the compiled loop, which looks up short headers itself
 
     def new_connection_id(self) -> bytes:
         """A connection ID that is not in use here."""
@@ -98,9 +100,13 @@ class Routes:
             if added:
                 self._by_id[cid] = link
                 link.ids.add(cid)
+                if self.reactor is not None:
+                    self.reactor.route(cid, link.connection.plane)
             else:
                 self._by_id.pop(cid, None)
                 link.ids.discard(cid)
+                if self.reactor is not None:
+                    self.reactor.unroute(cid)
 
     def handshake_done(self, link: Link) -> None:
         """The client's first connection ID is not used any more (RFC 9000 §7.2)."""
@@ -113,6 +119,8 @@ class Routes:
         self.handshake_done(link)
         self._forget_address(link)
         for cid in link.ids:
+            if self.reactor is not None:
+                self.reactor.unroute(cid)
             if lingering is None:
                 self._by_id.pop(cid, None)
             else:

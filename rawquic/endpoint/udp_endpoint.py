@@ -15,8 +15,10 @@ import socket
 import threading
 import time
 import weakref
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
+from ..backend import BACKEND
 from ..config import Config
 from ..connection.interface import Address, Connection, Event
 from ..errors import ConnectionRefused, HandshakeFailed, SessionError
@@ -24,6 +26,7 @@ from .io import (
     BATCH,
     Incoming,
     Outgoing,
+    ReactorIO,
     ReaderIO,
     SocketIO,
     TransportIO,
@@ -39,6 +42,7 @@ logger = logging.getLogger("rawquic")
 TIMER_SLACK = 0.0001  # seconds; the loop may call a timer that much early
 TURN_SECONDS = 0.004  # reading goes on so long before other tasks get their turn
 RESET_BURST, RESET_RATE = 50, 50.0  # stateless resets: at once, and per second
+INTERNAL_ERROR = 0x1  # RFC 9000 §20.1
 MIN_RESET_TRIGGER = 43  # RFC 9000 §10.3: an answer of 42 bytes is still smaller
 UNREACHABLE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EPERM})
 
@@ -67,7 +71,8 @@ class UdpEndpoint:
         self._thread = threading.get_ident()
         self._io: SocketIO
         if has_reader_calls(self._loop):
-            self._io = ReaderIO(self._loop, sock, config)
+            kind = ReactorIO if BACKEND == "compiled" else ReaderIO
+            self._io = kind(self._loop, sock, config)
         else:
             self._io = TransportIO(self._loop, sock, config)
         self._links: set[Link] = set()
@@ -112,6 +117,9 @@ class UdpEndpoint:
         """Route the connection's packets to it from now on."""
         link = Link(self, connection, is_client)
         self._links.add(link)
+        if self._io.reactor is not None:
+            connection.attach(self._io.reactor, link)
+            self.routes.reactor = self._io.reactor
         self.routes.add(link, peer, initial_cid)
         self.routes.sync_ids(link)
         return link
@@ -125,7 +133,7 @@ class UdpEndpoint:
 
     # -- in ------------------------------------------------------------------------------------
 
-    def _on_batch(self, batch: list[Incoming]) -> None:
+    def _on_batch(self, batch: list[Incoming], planes: Sequence[Any]) -> None:
         started = now = time.monotonic()
         touched: dict[Link, None] = {}
         while True:
@@ -139,9 +147,23 @@ class UdpEndpoint:
         for link in touched:
             self._after(link)
             self.flush_soon(link)
+        for plane in planes:
+            if plane.owner is not None:
+                self._on_news(plane.owner, now)
         self._on_socket_errors()
         if self._outgoing:
             self._schedule_flush()
+
+    def _on_news(self, link: Link, now: float) -> None:
+        """The compiled loop gave packets to this connection, and something came of it."""
+        connection = link.connection
+        connection.after_batch(now)
+        self._after(link)
+        if connection.wants_flush() or connection.close_reason is not None:
+            self.flush_soon(link)
+        else:
+            self._arm(link, connection.timer())
+            self._arm_timer()
 
     def _datagram(
         self, data: bytes, peer: Address, local: str | None, now: float, touched: dict[Link, None]
@@ -240,7 +262,8 @@ class UdpEndpoint:
 
     def _broken(self, link: Link, error: Exception) -> None:
         logger.error("connection %s broke", link.connection.connection_id().hex(), exc_info=error)
-        link.connection.fail(SessionError(f"internal error: {error!r}"))
+        reason = SessionError(f"internal error: {error!r}")
+        link.connection.close_with_transport_error(INTERNAL_ERROR, "", reason)
 
     # -- out -----------------------------------------------------------------------------------
 
@@ -255,6 +278,8 @@ class UdpEndpoint:
             self._dirty.pop(link, None)
             self._collect(link, time.monotonic())
             self._send()
+            if link in self._links:
+                self._flush_connection(link)
 
     def send_soon(self, data: bytes, peer: Address, local: str | None) -> None:
         """A datagram that belongs to no connection."""
@@ -276,7 +301,21 @@ class UdpEndpoint:
             if link in self._links:
                 self._collect(link, now)
         self._send()
+        for link in dirty:
+            if link in self._links:
+                self._flush_connection(link)
         self._arm_timer()
+
+    def _flush_connection(self, link: Link) -> None:
+        """Behind the handshake's packets, those that the connection sends itself."""
+        connection = link.connection
+        try:
+            if connection.flush():
+                self.flush_soon(link)
+        except Exception as error:
+            self._broken(link, error)
+        self._after(link)
+        self._arm(link, connection.timer())
 
     def _collect(self, link: Link, now: float) -> None:
         connection = link.connection
@@ -284,7 +323,7 @@ class UdpEndpoint:
             packets = connection.datagrams_to_send(now)
         except Exception as error:
             self._broken(link, error)
-            packets = []
+            packets = self._last_words(connection, now)
         local = link.local
         self._outgoing += [(data, peer, local, 0) for data, peer in packets]
         self._after(link)
@@ -294,7 +333,15 @@ class UdpEndpoint:
         peer = connection.peer_address()
         if peer != link.address:
             self.routes.moved(link, peer)
-        self._arm(link, connection.timer())
+
+    @staticmethod
+    def _last_words(connection: Connection, now: float) -> list[tuple[bytes, Address]]:
+        """The close of a connection that broke; nothing where that fails as well."""
+        try:
+            return connection.datagrams_to_send(now)
+        except Exception:
+            logger.debug("a broken connection cannot say so", exc_info=True)
+            return []
 
     def _send(self) -> None:
         outgoing = self._outgoing
@@ -321,6 +368,7 @@ class UdpEndpoint:
         connection = link.connection
         if not connection.is_ending() or connection.is_gone():
             self.routes.replace(link, None)
+            connection.let_go()
             return
         deadline = now + 3 * connection.probe_timeout()
         statistics = connection.statistics()
@@ -329,6 +377,7 @@ class UdpEndpoint:
         lingering = Lingering(packets, link.address, link.local, deadline, round_trip)
         self.routes.replace(link, lingering)
         self._lingering.add(lingering)
+        connection.let_go()
         heapq.heappush(self._deadlines, (deadline, next(self._order), lingering))
 
     async def close(self) -> None:
@@ -340,13 +389,15 @@ class UdpEndpoint:
             link.connection.close_session(0, b"")
             self._after(link)  # whoever waits for its handshake hears of it
             self._dirty[link] = None
-        self._flush()
-        waits = [item.round_trip for item in self._lingering if item.packets]
-        if waits and not self.dead:
-            # Long enough to answer a peer that was still sending when our close got lost.
-            await asyncio.sleep(min(max(waits) * 2, 0.5))
-            self._send()
-        self.abort()
+        try:
+            self._flush()
+            waits = [item.round_trip for item in self._lingering if item.packets]
+            if waits and not self.dead:
+                # Long enough to answer a peer that was still sending when our close got lost.
+                await asyncio.sleep(min(max(waits) * 2, 0.5))
+                self._send()
+        finally:
+            self.abort()
 
     def abort(self) -> None:
         """Close the socket now."""
@@ -361,6 +412,7 @@ class UdpEndpoint:
     def _arm(self, link: Link, deadline: float | None) -> None:
         if deadline is not None and (link.armed is None or deadline < link.armed):
             link.armed = deadline
+            link.connection.armed(deadline)
             heapq.heappush(self._deadlines, (deadline, next(self._order), link))
 
     def _arm_timer(self) -> None:
@@ -380,16 +432,17 @@ class UdpEndpoint:
             return
         now = time.monotonic() + TIMER_SLACK
         while self._deadlines and self._deadlines[0][0] <= now:
-            _, _, owner = heapq.heappop(self._deadlines)
+            deadline, _, owner = heapq.heappop(self._deadlines)
             if isinstance(owner, Lingering):
                 self.routes.forget(owner)
                 self._lingering.discard(owner)
-            elif owner in self._links:
+            elif owner in self._links and owner.armed == deadline:  # else an earlier one came after
                 self._on_deadline(owner, now)
         self._arm_timer()
 
     def _on_deadline(self, link: Link, now: float) -> None:
         link.armed = None
+        link.connection.armed(None)
         deadline = link.connection.timer()
         if deadline is None or deadline > now:
             self._arm(link, deadline)  # it had moved; the queue keeps only the earliest

@@ -50,7 +50,8 @@ cdef extern from "<sys/socket.h>" nogil:
         int cmsg_type
 
     struct timespec:
-        pass
+        long tv_sec
+        long tv_nsec
 
     cmsghdr *CMSG_FIRSTHDR(msghdr *message)
     cmsghdr *CMSG_NXTHDR(msghdr *message, cmsghdr *previous)

@@ -1,0 +1,47 @@
+# What is inside a data plane, as plain Python values: for tests, and for whoever looks for a fault.
+#
+# It walks everything and changes nothing; no packet ever waits for it.
+
+
+cdef dict plane_inspect(DataPlane self):
+    cdef Flow *flow = &self.flow
+    cdef Stream *stream
+    cdef uint64_t i
+    cdef dict streams = {}
+    for i in range(self.streams.room):
+        stream = self.streams.buckets[i]
+        while stream != NULL:
+            streams[stream.id] = {
+                "sent": stream.send.next,
+                "send_credit": stream.send.credit,
+                "receive_credit": stream.receive.credit,
+                "waiting": stream.receive.next - stream.receive.consumed,
+                "ranges": stream.receive.ahead.count,
+            }
+            stream = stream.bucket_next
+    return {
+        "streams": streams,
+        "peer_credit": flow.peer_credit,
+        "peer_stream_limits": (self.counts[0].own_limit, self.counts[1].own_limit),
+        "stream_limits": (self.counts[0].peer_limit, self.counts[1].peer_limit),
+        "credit": flow.credit,
+        "received": flow.received,
+        "consumed": flow.consumed,
+        "written": flow.written,
+        "buffered": flow.buffered,
+        "next_number": self.sent.next,
+        "largest_acked": self.largest_acked if self.any_acked else -1,
+        "skipped": [self.skipped[i] for i in range(self.skipped_count)],
+        "ring": self.sent.next - self.sent.first,
+        "eliciting_in_flight": self.eliciting_in_flight,
+        "phases": (self.seal_phase, self.open_phase),
+        "ptos": self.counters.ptos,
+        "spurious": self.counters.spurious,
+        "glitches": self.glitches,
+        "latest_rtt": self.rtt.latest,
+        "black_holes": self.mtu.black_holes,
+        "pings": PyList_GET_SIZE(self.pings),
+        "control_frames": PyList_GET_SIZE(self.control_frames),
+        "datagrams_out": self.datagrams_out.count,
+        "datagrams_in": self.datagrams_in.count,
+    }

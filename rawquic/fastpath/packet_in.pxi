@@ -1,0 +1,220 @@
+# Packets in (RFC 9001 §5): a GRO buffer of one connection's segments at a time.
+#
+# Header protection of all segments comes off with one call, each run of one key phase is opened
+# with one call, in place in the arena; then frames, in order. What does not authenticate changes
+# nothing but counters.
+
+cdef enum:
+    SEGMENTS_MOST = 64        # of one pass; a GRO buffer has no more
+    PN_OFFSET = 9             # behind the first byte and our connection ID
+    PACKET_LEAST = 9 + 4 + 16  # with a whole sample for header protection (RFC 9001 §5.4.2)
+    FAILED_MOST_BITS = 52     # AES-GCM, RFC 9001 §6.6; ChaCha20 takes 36
+    FAILED_MOST_BITS_CHACHA = 36
+
+cdef struct Segment:
+    # A packet whose header protection is off.
+    uint8_t *start
+    size_t length
+    size_t header_length
+    uint64_t number
+    unsigned int phase
+
+
+cdef uint64_t decode_number(uint64_t truncated, unsigned int size, uint64_t expected) noexcept nogil:
+    """The full packet number (RFC 9000 §A.3)."""
+    cdef uint64_t window = <uint64_t>1 << (8 * size), half = window >> 1
+    cdef uint64_t candidate = (expected & ~(window - 1)) | truncated
+    if candidate + half <= expected and candidate < (<uint64_t>1 << 62) - window:
+        return candidate + window
+    if candidate > expected + half and candidate >= window:
+        return candidate - window
+    return candidate
+
+
+cdef int plane_receive(
+    DataPlane self, uint8_t *data, size_t length, size_t segment_size, int ecn, double now
+) except -1:
+    """Take the packets that lie in data[:length], each `segment_size` long but the last."""
+    cdef Segment segments[SEGMENTS_MOST]
+    cdef uint8_t masks[SEGMENTS_MOST * 16]
+    cdef unsigned int count
+    cdef size_t at = 0, size
+    while at < length and not self.closing:
+        count = 0
+        while at < length and count < SEGMENTS_MOST:
+            size = min(segment_size, length - at)
+            self.counters.datagrams_received += 1
+            self.counters.bytes_received += size
+            if size >= PACKET_LEAST:
+                segments[count].start = data + at
+                segments[count].length = size
+                memcpy(masks + 16 * count, data + at + PN_OFFSET + 4, 16)
+                count += 1
+            at += size
+        if self.open_key is None or count == 0:
+            continue
+        if not self.open_key.hp_masks(masks, masks, <Py_ssize_t>count):
+            continue
+        unprotect(self, segments, masks, count)
+        open_segments(self, segments, count, ecn, now)
+    return 0
+
+
+cdef void unprotect(
+    DataPlane self, Segment *segments, const uint8_t *masks, unsigned int count
+) noexcept:
+    """Take header protection off and read packet number and key phase (RFC 9001 §5.4.1)."""
+    cdef unsigned int i, j, size
+    cdef uint64_t truncated
+    cdef uint64_t expected = self.received.largest + 1 if self.received.any else 0
+    cdef uint8_t *start
+    cdef const uint8_t *mask
+    for i in range(count):
+        start = segments[i].start
+        mask = masks + 16 * i
+        start[0] ^= mask[0] & 0x1F
+        size = (start[0] & 3) + 1
+        truncated = 0
+        for j in range(size):
+            start[PN_OFFSET + j] ^= mask[1 + j]
+            truncated = truncated << 8 | start[PN_OFFSET + j]
+        segments[i].header_length = PN_OFFSET + size
+        segments[i].number = decode_number(truncated, size, expected)
+        segments[i].phase = (start[0] >> 2) & 1
+
+
+cdef PacketKey key_for(DataPlane self, const Segment *segment, double now):
+    """RFC 9001 §6.3: by phase and number; the next keys are there before anybody asks."""
+    if segment.phase == self.open_phase:
+        return self.open_key
+    if self.open_previous is not None and segment.number < self.open_first:
+        if now < self.previous_until:
+            return self.open_previous
+        self.open_previous.discard()
+        self.open_previous = None
+    return self.open_next
+
+
+cdef int open_segments(
+    DataPlane self, Segment *segments, unsigned int count, int ecn, double now
+) except -1:
+    cdef OpenJob jobs[SEGMENTS_MOST]
+    cdef unsigned int i = 0, first, n
+    cdef PacketKey key, other
+    while i < count:
+        key = key_for(self, &segments[i], now)
+        first, n = i, 0
+        while i < count:
+            if i > first and (
+                segments[i].phase != segments[first].phase
+                or (segments[i].phase != self.open_phase
+                    and key_for(self, &segments[i], now) is not key)
+            ):
+                break
+            if received_before(&self.received, segments[i].number):
+                self.counters.duplicates += 1
+                segments[i].length = 0
+            jobs[n].packet = segments[i].start
+            jobs[n].header_length = segments[i].header_length
+            jobs[n].length = segments[i].length
+            jobs[n].packet_number = segments[i].number
+            if segments[i].length:
+                segments[first + n] = segments[i]
+                n += 1
+            i += 1
+        if n == 0 or key is None:
+            continue
+        with nogil:
+            key.open_packets(jobs, <Py_ssize_t>n)
+        take_opened(self, segments + first, jobs, n, key, ecn, now)
+        if self.closing:
+            return 0
+    return 0
+
+
+cdef int take_opened(
+    DataPlane self, Segment *segments, OpenJob *jobs, unsigned int count, PacketKey key, int ecn,
+    double now,
+) except -1:
+    cdef unsigned int i
+    cdef unsigned int bits = FAILED_MOST_BITS
+    for i in range(count):
+        if not jobs[i].opened:
+            self.counters.failed_opens += 1
+            if key._cipher == CHACHA20_POLY1305:
+                bits = FAILED_MOST_BITS_CHACHA
+            if self.counters.failed_opens >> bits:
+                plane_fail(self, AEAD_LIMIT_REACHED, 0, b"too many packets that do not open")
+            continue
+        if key is self.open_next and not next_phase(self, segments[i].number, now):
+            return 0
+        if segments[i].phase == self.open_phase and segments[i].number < self.open_first:
+            self.open_first = segments[i].number
+        take_packet(self, &segments[i], ecn, now)
+        if self.closing:
+            return 0
+    return 0
+
+
+cdef bint next_phase(DataPlane self, uint64_t number, double now) except *:
+    """The first packet under the next keys opened: they are the current ones now (§6.2)."""
+    if not self.phase_answered and self.phase_changed:
+        plane_fail(self, KEY_UPDATE_ERROR, 0, b"a key update before the last one was confirmed")
+        return False
+    if self.open_previous is not None:
+        self.open_previous.discard()
+    self.open_previous, self.open_key, self.open_next = self.open_key, self.open_next, None
+    self.previous_until = now + 3 * rtt_pto(&self.rtt)
+    self.open_phase ^= 1
+    self.open_first = number
+    self.phase_answered = False
+    if self.seal_phase != self.open_phase:
+        advance_seal(self)
+    self.phase_changed = True
+    self.control.next_keys()
+    return True
+
+
+cdef void advance_seal(DataPlane self) noexcept:
+    """Seal with the next keys from here on."""
+    self.seal_key, self.seal_next = self.seal_next, None
+    self.seal_phase ^= 1
+    self.seal_first = self.sent.next
+    self.phase_acked = False
+
+
+cdef int take_packet(DataPlane self, Segment *segment, int ecn, double now) except -1:
+    """The frames of one authentic packet, and its acknowledgement."""
+    cdef Cursor cursor
+    cdef PacketFacts facts
+    cdef FrameResult result
+    if received_before(&self.received, segment.number):
+        self.counters.duplicates += 1
+        return 0
+    if segment.start[0] & 0x18:  # RFC 9000 §17.3.1
+        plane_fail(self, PROTOCOL_VIOLATION, 0, b"reserved bits are set")
+        return 0
+    memset(&facts, 0, sizeof(PacketFacts))
+    cursor.at = segment.start + segment.header_length
+    cursor.left = segment.length - segment.header_length - AEAD_TAG_LENGTH
+    if memcmp(segment.start + 1, self.host_cid, HOST_CID_LENGTH) != 0:
+        memcpy(self.host_cid, segment.start + 1, HOST_CID_LENGTH)
+        self.control.host_cid_changed(bytes(self.host_cid[:HOST_CID_LENGTH]), segment.number)
+    result = plane_frames(self, &cursor, &facts, now)
+    if result != FRAME_OK:
+        return 0
+    if received_add(&self.received, segment.number, facts.eliciting, now) < 0:
+        return 0  # no memory: it is not acknowledged, and comes again
+    if ecn == 1:
+        self.received.ect1 += 1
+    elif ecn == 2:
+        self.received.ect0 += 1
+    elif ecn == 3:
+        self.received.ce += 1
+        self.received.urgent = self.received.urgent or facts.eliciting
+    self.counters.packets_received += 1
+    self.last_number = segment.number
+    self.last_was_probing = facts.probing
+    self.last_received_at = self.idle_from = now
+    self.eliciting_sent_since = False
+    return 0

@@ -1,0 +1,562 @@
+# Packets out: a batch is built end to end in one buffer, sealed with one call, then sent as trains.
+#
+# What fits goes into a packet in this order: ACK, control frames, credit, resets, pings, datagrams,
+# streams. STREAM data is encrypted from the application's bytes straight into the packet where it
+# fills it. The packet number is taken here and nowhere else.
+
+cdef enum:
+    OUT_PACKETS = 64
+    OUT_BYTES = 65507         # of one batch: what one GSO message takes
+    OUT_ROOM = 65507 + 65536  # and an MTU probe behind it
+    FRAME_ROOM = 40           # less room than this is left unused
+    BODY_LEAST = 256          # encrypting from elsewhere pays from here on
+    SKIP_DISTANCE_MOST = 131072
+
+cdef struct Outbox:
+    uint8_t *buffer           # owned; OUT_ROOM bytes
+    size_t used
+    unsigned int count
+    size_t sizes[OUT_PACKETS]
+    SealJob jobs[OUT_PACKETS]
+    uint8_t masks[OUT_PACKETS * 16]
+
+# A packet that is being written.
+cdef struct Draft:
+    uint8_t *start
+    uint8_t *at
+    uint8_t *end              # behind the last byte before the tag
+    size_t header_length
+    const uint8_t *body       # the last bytes of the payload are there; NULL: all is written
+    size_t body_length
+    SentPacket *packet
+    bint eliciting
+    bint pad                  # to 1,200 bytes (RFC 9000 §8.2.1)
+
+
+cdef int outbox_open(Outbox *self) except -1:
+    if self.buffer == NULL:
+        self.buffer = <uint8_t *>malloc(OUT_ROOM)
+        if self.buffer == NULL:
+            raise MemoryError()
+    return 0
+
+
+cdef int plane_build(DataPlane self, Outbox *out, double now) except -1:
+    """Fill `out` with sealed packets; how many. Zero: nothing (more) may be sent now."""
+    cdef uint64_t pace
+    out.count, out.used = 0, 0
+    if self.seal_key is None or self.closing:
+        self.dirty = False
+        return 0
+    if self.seal_key.sealed >= self.packets_per_key or self.update_wanted:
+        consider_key_update(self)
+    if now >= self.pacing_at:
+        self.pacing_at = 0
+    pace = pacer_allowance(
+        &self.pacer, &self.rtt, self.congestion.window,
+        congestion_in_slow_start(&self.congestion), self.mtu.current, now)
+    while out.count < OUT_PACKETS and out.used + self.mtu.current <= OUT_BYTES:
+        if not build_packet(self, out, &pace, now):
+            self.dirty = False
+            break
+    if self.search_mtu and out.count < OUT_PACKETS:
+        build_mtu_probe(self, out, now)
+    if self.received.unacked and not self.ack_at:
+        self.ack_at = self.received.first_unacked_at + self.max_ack_delay
+    if out.count:
+        self.last_sent_at = now
+        seal_outbox(self, out)
+    return <int>out.count
+
+
+cdef bint has_frames(DataPlane self) noexcept:
+    """True when there is something to send that the congestion window applies to."""
+    return (
+        self.queue.head != NULL or self.datagrams_out.count or self.due != NULL
+        or self.flow.credit_due or self.ping_due or self.probes
+        or self.counts[0].limit_due or self.counts[1].limit_due
+        or self.counts[0].blocked_due or self.counts[1].blocked_due
+        or PyList_GET_SIZE(self.control_frames) > 0 or PyList_GET_SIZE(self.pings) > 0
+    )
+
+
+cdef bint build_packet(DataPlane self, Outbox *out, uint64_t *pace, double now) except *:
+    """Write the next packet behind the others in `out`; False when there is none to write."""
+    cdef Draft draft
+    cdef size_t most = self.mtu.current, size
+    cdef ReceivedPackets *received = &self.received
+    cdef bint wanted = has_frames(self), allowed, acknowledge
+    if self.probes and self.pto_count > 1:
+        most = min(most, <size_t>MTU_BASE)  # else a path that lost large packets stays silent
+    if self.allowance >= 0:
+        most = min(most, <size_t>self.allowance)
+        if most < 64:
+            return False
+    allowed = wanted and not sent_is_full(&self.sent)
+    if allowed and not self.probes:
+        if congestion_room(&self.congestion) < most:
+            allowed = False
+        elif pace[0] < most:
+            allowed = False
+            self.pacing_at = pacer_ready_at(&self.pacer)
+    acknowledge = received.unacked > 0 and (
+        allowed or received.urgent or received.unacked >= 2) and not sent_is_full(&self.sent)
+    if not allowed and not acknowledge:
+        return False
+    begin_draft(self, &draft, out, most, now)
+    if acknowledge:
+        put_ack(self, &draft, now)
+        if not wanted and self.received.ranges.count > ACK_RANGES // 8 and (
+            self.eliciting_in_flight == 0
+        ):
+            # RFC 9000 §13.2.4: an ACK of this ACK tells which ranges need not be said again.
+            self.ping_due = True
+            put_empty_ping(self, &draft)
+    if allowed:
+        put_control_frames(self, &draft)
+        put_due(self, &draft)
+        put_pings(self, &draft)
+        put_datagrams(self, &draft)
+        put_streams(self, &draft)
+        put_empty_ping(self, &draft)
+    if draft.at == draft.start + draft.header_length and draft.body == NULL:
+        self.sent.next -= 1  # nothing fitted: the number is not used
+        return False
+    size = finish_draft(self, &draft, out)
+    if draft.eliciting:
+        if self.probes:
+            self.probes -= 1
+        note_in_flight(self, &draft, size, now)
+        pace[0] -= min(pace[0], <uint64_t>size)
+    else:
+        records_drop(&self.sent, draft.packet)  # nobody settles what need not be acknowledged
+    if self.allowance >= 0:
+        self.allowance -= min(self.allowance, <int64_t>size)
+    return True
+
+
+cdef void begin_draft(
+    DataPlane self, Draft *draft, Outbox *out, size_t most, double now
+) noexcept:
+    """Take a packet number and write the short header (RFC 9000 §17.3.1)."""
+    cdef uint64_t number
+    cdef unsigned int pn_length = 2, i
+    cdef uint8_t *at
+    memset(draft, 0, sizeof(Draft))
+    if self.sent.next == self.skip_at:
+        skip_number(self, now)
+    number = self.sent.next
+    # RFC 9000 §17.1: more than twice as many numbers as are unacknowledged.
+    if number - (self.largest_acked if self.any_acked else 0) >= 1 << 15:
+        pn_length = 4
+    draft.packet = sent_begin(&self.sent, now)
+    draft.start = out.buffer + out.used
+    draft.start[0] = <uint8_t>(0x40 | self.seal_phase << 2 | (pn_length - 1))
+    memcpy(draft.start + 1, self.peer_cid, self.peer_cid_length)
+    at = draft.start + 1 + self.peer_cid_length
+    for i in range(pn_length):
+        at[i] = <uint8_t>(number >> (8 * (pn_length - 1 - i)))
+    draft.at = at + pn_length
+    draft.header_length = <size_t>(draft.at - draft.start)
+    draft.end = draft.start + most - AEAD_TAG_LENGTH
+    out.jobs[out.count].packet_number = number
+
+
+cdef void skip_number(DataPlane self, double now) noexcept:
+    """Leave a number out, so that an ACK of it gives an optimistic peer away (RFC 9000 §21.4)."""
+    cdef SentPacket *packet
+    if sent_is_full(&self.sent) or self.sent.next - self.sent.first + 1 >= self.sent.room:
+        self.skip_at += 1
+        return
+    packet = sent_begin(&self.sent, now)
+    packet.state = NEVER_SENT
+    memmove(self.skipped + 1, self.skipped, (SKIPPED_KEPT - 1) * sizeof(uint64_t))
+    self.skipped[0] = self.sent.next - 1
+    if self.skipped_count < SKIPPED_KEPT:
+        self.skipped_count += 1
+    self.skip_distance = min(self.skip_distance * 2, <uint64_t>SKIP_DISTANCE_MOST)
+    self.skip_at = self.sent.next + self.skip_distance // 2 + random_below(self.skip_distance)
+
+
+cdef inline size_t room_of(const Draft *draft) noexcept nogil:
+    return <size_t>(draft.end - draft.at)
+
+
+cdef void put_ack(DataPlane self, Draft *draft, double now) noexcept:
+    cdef uint64_t largest = self.received.largest
+    cdef uint8_t *before = draft.at
+    cdef Record *record
+    draft.at = received_put_ack(
+        &self.received, draft.at, room_of(draft), self.ack_delay_exponent, now)
+    if draft.at == before:
+        return
+    self.ack_at = 0
+    self.phase_answered = True
+    record = record_add(&self.sent, draft.packet, ACK_RECORD)
+    if record != NULL:
+        record.offset = largest
+
+
+cdef int put_control_frames(DataPlane self, Draft *draft) except -1:
+    """Frames of the control plane, in order, as far as they fit."""
+    cdef Record *record
+    cdef bytes frame
+    while PyList_GET_SIZE(self.control_frames) > 0:
+        frame, token = self.control_frames[0]
+        if <size_t>len(frame) > room_of(draft):
+            return 0
+        record = record_add(&self.sent, draft.packet, CONTROL_RECORD)
+        if record == NULL:
+            raise MemoryError()
+        del self.control_frames[0]
+        Py_INCREF(token)
+        record.token = <void *>token
+        memcpy(draft.at, PyBytes_AS_STRING(frame), <size_t>len(frame))
+        draft.pad = draft.pad or draft.at[0] == 0x1A or draft.at[0] == 0x1B
+        draft.at += len(frame)
+        draft.eliciting = True
+    return 0
+
+
+cdef bint put_frame(
+    DataPlane self, Draft *draft, RecordKind kind, uint64_t stream_id, uint64_t frame_type,
+    uint64_t first, uint64_t second, uint64_t third, int numbers,
+) noexcept:
+    """A frame of up to three integers; False, and nothing changed, where it does not fit."""
+    cdef Record *record
+    if room_of(draft) < 1 + <size_t>numbers * VARINT_MAX_SIZE:
+        return False
+    record = record_add(&self.sent, draft.packet, kind)
+    if record == NULL:
+        return False
+    record.stream_id = stream_id
+    draft.at = put_varint(draft.at, frame_type)
+    if numbers > 0:
+        draft.at = put_varint(draft.at, first)
+    if numbers > 1:
+        draft.at = put_varint(draft.at, second)
+    if numbers > 2:
+        draft.at = put_varint(draft.at, third)
+    draft.eliciting = True
+    return True
+
+
+cdef void put_due(DataPlane self, Draft *draft) noexcept:
+    """Credit, stream counts, and the control frames of streams."""
+    cdef Flow *flow = &self.flow
+    cdef StreamCounts *counts
+    cdef Stream *stream
+    cdef uint64_t limit
+    cdef unsigned int uni
+    if flow.credit_due:
+        limit = max(flow.credit, flow.consumed + flow.window)
+        if not put_frame(self, draft, MAX_DATA_RECORD, 0, 0x10, limit, 0, 0, 1):
+            return
+        flow.credit, flow.credit_due = limit, False
+    for uni in range(2):
+        counts = &self.counts[uni]
+        if counts.limit_due:
+            limit = max(counts.peer_limit, counts.peer_ended + counts.peer_allowed)
+            if not put_frame(self, draft, MAX_STREAMS_RECORD, uni, 0x12 + uni, limit, 0, 0, 1):
+                return
+            counts.peer_limit, counts.limit_due, counts.peer_blocked = limit, False, False
+        if counts.blocked_due:
+            if not put_frame(
+                self, draft, BLOCKED_RECORD, uni, 0x16 + uni, counts.own_limit, 0, 0, 1
+            ):
+                return
+            counts.blocked_due = False
+    while self.due != NULL:
+        stream = self.due
+        if not put_stream_control(self, draft, stream):
+            return
+        self.due = stream.due_next
+        stream.due = False
+
+
+cdef bint put_stream_control(DataPlane self, Draft *draft, Stream *stream) noexcept:
+    cdef SendHalf *send = &stream.send
+    cdef ReceiveHalf *receive = &stream.receive
+    cdef uint64_t limit
+    if send.reset_due:
+        if not put_frame(
+            self, draft, RESET_RECORD, stream.id, 0x04, stream.id, send.reset_code, send.next, 3
+        ):
+            return False
+        send.reset_due = False
+    if receive.stop_due:
+        if not put_frame(
+            self, draft, STOP_RECORD, stream.id, 0x05, stream.id, receive.stop_code, 0, 2
+        ):
+            return False
+        receive.stop_due = False
+    if receive.credit_due:
+        limit = max(receive.credit, receive.consumed + stream.receive_window)
+        if not put_frame(
+            self, draft, MAX_STREAM_DATA_RECORD, stream.id, 0x11, stream.id, limit, 0, 2
+        ):
+            return False
+        receive.credit, receive.credit_due = limit, False
+    return True
+
+
+cdef void put_pings(DataPlane self, Draft *draft) noexcept:
+    cdef Record *record
+    while PyList_GET_SIZE(self.pings) > 0 and room_of(draft) >= 1:
+        record = record_add(&self.sent, draft.packet, PING_RECORD)
+        if record == NULL:
+            return
+        record.offset = <uint64_t>self.pings[0]
+        del self.pings[0]
+        draft.at[0] = 0x01
+        draft.at += 1
+        draft.eliciting = True
+
+
+cdef void put_empty_ping(DataPlane self, Draft *draft) noexcept:
+    """What is to be acknowledged, and has nothing that is, gets a PING."""
+    if not draft.eliciting and (self.ping_due or self.probes) and room_of(draft) >= 1:
+        draft.at[0] = 0x01
+        draft.at += 1
+        draft.eliciting = True
+    if draft.eliciting:
+        self.ping_due = False
+
+
+cdef int put_datagrams(DataPlane self, Draft *draft) except -1:
+    """DATAGRAM frames with lengths, several where they fit (RFC 9221 §4)."""
+    cdef DatagramQueue *queue = &self.datagrams_out
+    cdef bytes data
+    cdef size_t size
+    while queue.count:
+        size = <size_t>len(datagrams_first(queue))
+        if size > plane_datagram_limit(self):
+            # The path's MTU went down while it waited; it would block the queue for ever.
+            datagrams_pop(queue)
+            self.datagrams_too_large += 1
+            continue
+        if 1 + varint_size(size) + size > room_of(draft):
+            break
+        data = datagrams_pop(queue)
+        draft.at[0] = 0x31
+        draft.at = put_varint(draft.at + 1, size)
+        memcpy(draft.at, PyBytes_AS_STRING(data), size)
+        draft.at += size
+        draft.eliciting = True
+    if self.datagram_room_wanted and queue.size * 2 <= queue.bound:
+        self.datagram_room_wanted = False
+        plane_event(self, EVENT_DATAGRAM_ROOM, 0)
+    return 0
+
+
+cdef void put_streams(DataPlane self, Draft *draft) noexcept:
+    cdef Stream *stream
+    while self.queue.head != NULL and room_of(draft) >= FRAME_ROOM and draft.body == NULL:
+        stream = self.queue.head
+        # What was lost may have been acknowledged since.
+        if send_half_has_data(&stream.send) and not put_stream(self, draft, stream):
+            return
+        if not send_half_has_data(&stream.send):
+            queue_remove(&self.queue, stream)
+        else:
+            queue_rotate(&self.queue, stream)
+
+
+cdef bint put_stream(DataPlane self, Draft *draft, Stream *stream) noexcept:
+    """One STREAM frame, lost bytes before new ones; False where there is no memory."""
+    cdef SendHalf *send = &stream.send
+    cdef Record *record = &draft.packet.frame
+    cdef uint64_t offset, size, room
+    cdef bint again = send.lost.count > 0, fin, copied
+    cdef const uint8_t *source
+    if record.kind != NO_RECORD:
+        record = record_add(&self.sent, draft.packet, STREAM_RECORD)
+        if record == NULL:
+            return False
+    if again:
+        offset = send.lost.items[0].start
+        size = send.lost.items[0].stop - offset
+    else:
+        offset = send.next
+        size = min(send.written, send.credit) - offset
+    room = room_of(draft) - 1 - varint_size(stream.id) - 2 - (varint_size(offset) if offset else 0)
+    size = min(size, room)
+    fin = send.fin_written and offset + size == send.written
+    draft.at[0] = <uint8_t>(0x0A | (4 if offset else 0) | fin)
+    draft.at = put_varint(draft.at + 1, stream.id)
+    if offset:
+        draft.at = put_varint(draft.at, offset)
+    draft.at = put_length(draft.at, size)
+    if size:
+        source = send_half_bytes(send, offset, size, draft.at, &copied)
+        if not copied and size == room and size >= BODY_LEAST:
+            draft.body, draft.body_length = source, <size_t>size
+        else:
+            if not copied:
+                memcpy(draft.at, source, size)
+            draft.at += size
+    if again:
+        ranges_cut_below(&send.lost, offset + size)
+    else:
+        send.next = offset + size
+    if fin:
+        send.fin_sent, send.fin_lost = True, False
+    record.kind = STREAM_RECORD
+    record.stream_id, record.offset = stream.id, offset
+    record.length, record.fin = <uint32_t>size, fin
+    draft.eliciting = True
+    return True
+
+
+cdef size_t finish_draft(DataPlane self, Draft *draft, Outbox *out) noexcept:
+    """Pad, and hand the packet to the batch; its size with the tag."""
+    cdef SealJob *job = &out.jobs[out.count]
+    cdef size_t size
+    # RFC 9001 §5.4.2: the sample begins four bytes behind the start of the packet number.
+    cdef uint8_t *least = draft.start + 1 + self.peer_cid_length + 4
+    if draft.pad and draft.end - draft.start > 1200 - AEAD_TAG_LENGTH:
+        least = draft.start + 1200 - AEAD_TAG_LENGTH
+    elif draft.pad:
+        least = draft.end
+    if draft.body == NULL and draft.at < least:
+        memset(draft.at, 0, <size_t>(least - draft.at))
+        draft.at = least
+    size = <size_t>(draft.at - draft.start) + draft.body_length + AEAD_TAG_LENGTH
+    job.packet = draft.start
+    job.header_length = draft.header_length
+    job.length = size
+    job.body, job.body_length = draft.body, draft.body_length
+    out.sizes[out.count] = size
+    out.count += 1
+    out.used += size
+    self.counters.packets_sent += 1
+    self.counters.bytes_sent += size
+    return size
+
+
+cdef void note_in_flight(DataPlane self, Draft *draft, size_t size, double now) noexcept:
+    cdef SentPacket *packet = draft.packet
+    cdef Congestion *congestion = &self.congestion
+    packet.state = IN_FLIGHT
+    packet.size = <uint16_t>size
+    if self.eliciting_in_flight == 0:
+        self.flight_first = self.sent.next - 1
+    self.eliciting_in_flight += 1
+    self.last_eliciting_at = now
+    congestion_sent(congestion, size, self.sent.next - 1)
+    # As Linux has it: a window that is not half full is not what limits the sender.
+    packet.window_used = congestion.bytes_in_flight * 2 >= congestion.window
+    pacer_sent(&self.pacer, size)
+    if not self.eliciting_sent_since:
+        self.eliciting_sent_since = True
+        self.idle_from = now  # RFC 9000 §10.1
+
+
+cdef int build_mtu_probe(DataPlane self, Outbox *out, double now) except -1:
+    """A PING padded to the size that is tried (RFC 8899 §4.1); never part of a train."""
+    cdef Draft draft
+    cdef uint16_t size = mtu_probe_size(&self.mtu, now)
+    if size == 0 or self.allowance >= 0 or sent_is_full(&self.sent):
+        return 0
+    if out.used + size > OUT_ROOM or congestion_room(&self.congestion) < size:
+        return 0
+    begin_draft(self, &draft, out, size, now)
+    draft.at[0] = 0x01
+    memset(draft.at + 1, 0, room_of(&draft) - 1)
+    draft.at = draft.end
+    draft.packet.is_probe = True
+    mtu_probe_sent(&self.mtu, self.sent.next - 1, now)
+    note_in_flight(self, &draft, finish_draft(self, &draft, out), now)
+    return 0
+
+
+cdef int seal_outbox(DataPlane self, Outbox *out) except -1:
+    """Encrypt all packets of the batch, then protect their headers (RFC 9001 §5.3, §5.4)."""
+    cdef unsigned int i, j, pn_length
+    cdef size_t pn_offset = 1 + <size_t>self.peer_cid_length
+    cdef PacketKey key = self.seal_key
+    cdef Py_ssize_t done
+    cdef uint8_t *start
+    cdef const uint8_t *mask
+    with nogil:
+        done = key.seal_packets(out.jobs, <Py_ssize_t>out.count)
+    for i in range(out.count):
+        memcpy(out.masks + 16 * i, out.jobs[i].packet + pn_offset + 4, 16)
+    if done != <Py_ssize_t>out.count or not key.hp_masks(
+        out.masks, out.masks, <Py_ssize_t>out.count
+    ):
+        out.count, out.used = 0, 0
+        plane_fail(self, INTERNAL_ERROR, 0, b"the AEAD provider failed")
+        return 0
+    for i in range(out.count):
+        start = out.jobs[i].packet
+        mask = out.masks + 16 * i
+        pn_length = (start[0] & 3) + 1
+        start[0] ^= mask[0] & 0x1F
+        for j in range(pn_length):
+            start[pn_offset + j] ^= mask[1 + j]
+    return 0
+
+
+cdef void consider_key_update(DataPlane self) noexcept:
+    """RFC 9001 §6.1: not before confirmation, nor before a packet of this phase was acknowledged."""
+    if not self.confirmed or self.seal_next is None or self.seal_phase != self.open_phase:
+        return
+    if not self.phase_acked:
+        return
+    self.update_wanted = False
+    advance_seal(self)
+    self.counters.key_updates += 1
+    self.phase_answered = True  # the peer's answer is no update of its own
+    self.ping_due = True        # which is to come soon: the next update waits for it
+
+
+cdef list plane_build_list(DataPlane self, double now):
+    """For sans-IO callers: all packets that may be sent now, as bytes."""
+    cdef Outbox out
+    cdef list packets = []
+    cdef unsigned int i
+    cdef size_t at
+    out.buffer = NULL
+    outbox_open(&out)
+    try:
+        while plane_build(self, &out, now):
+            at = 0
+            for i in range(out.count):
+                packets.append(
+                    PyBytes_FromStringAndSize(
+                        <const char *>out.buffer + at, <Py_ssize_t>out.sizes[i]))
+                at += out.sizes[i]
+            if not self.dirty:
+                break
+    finally:
+        free(out.buffer)
+    return packets
+
+
+cdef bytes plane_seal_single(DataPlane self, bytes payload, bytes cid, double now, size_t pad_to):
+    """One packet that is not retransmitted: a close, or a probe of another path."""
+    cdef Outbox out
+    cdef Draft draft
+    cdef uint8_t kept_length = self.peer_cid_length
+    cdef bytes kept = bytes(self.peer_cid[:self.peer_cid_length])
+    cdef bytes packet
+    if self.seal_key is None or sent_is_full(&self.sent):
+        return b""
+    out.buffer, out.count, out.used = NULL, 0, 0
+    outbox_open(&out)
+    try:
+        self.set_peer_cid(cid)
+        begin_draft(self, &draft, &out, min(pad_to, <size_t>MTU_BASE) if pad_to else MTU_BASE, now)
+        if <size_t>len(payload) > room_of(&draft):
+            raise ValueError(f"a payload of {len(payload)} bytes does not fit a packet")
+        memcpy(draft.at, PyBytes_AS_STRING(payload), <size_t>len(payload))
+        draft.at += len(payload)
+        draft.pad = pad_to > 0
+        finish_draft(self, &draft, &out)
+        seal_outbox(self, &out)
+        packet = PyBytes_FromStringAndSize(<const char *>out.buffer, <Py_ssize_t>out.used)
+    finally:
+        free(out.buffer)
+        self.set_peer_cid(kept)
+    return packet

@@ -1,0 +1,379 @@
+# Reactor: the compiled loop of an endpoint. Batches in, each segment to its connection, batches out.
+#
+# The event loop calls `on_readable` itself; Python hears of a batch only when something in it is
+# for Python: a datagram that no connection here owns, an event, an earlier deadline, an error.
+
+cdef enum:
+    READS_MOST = 16           # system calls per readiness event: other tasks get their turn
+    READ_BYTES_MOST = 1 << 20
+    FLUSHES_MOST = 16         # batches per connection and turn
+    TRAINS_MOST = 64
+    SEND_AT_ONCE = 60000      # bytes written that are worth a batch before the turn ends
+
+cdef struct IdSlot:
+    uint64_t id               # a connection ID of ours, as it lies in memory
+    PyObject *plane           # owned reference to a DataPlane; NULL: free
+
+
+cdef double monotonic() noexcept nogil:
+    """The clock of time.monotonic(), seconds."""
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <double>now.tv_sec + <double>now.tv_nsec * 1e-9
+
+
+@cython.final
+cdef class Reactor:
+    """Reads and writes `socket` for the connections that are attached to it.
+
+    on_batch(others, planes) gets what is for Python: datagrams as UdpSocket.receive gives them,
+    and DataPlanes that have something to tell. on_blocked() is called when the socket takes no
+    more; call `on_writable` when it does again.
+    """
+
+    cdef UdpSocket socket
+    cdef object on_batch, on_blocked
+    cdef IdSlot *slots        # owned; `room` of them, a power of two
+    cdef uint64_t room, count, salt
+    cdef Outbox outbox
+    cdef list touched         # planes that got packets in this batch
+    cdef list waiting         # planes that could not be flushed while the socket was blocked
+    cdef readonly bint blocked
+    cdef uint8_t *held        # owned: packets that did not leave; OUT_ROOM bytes, or NULL
+    cdef Train held_trains[TRAINS_MOST]
+    cdef int held_count
+    cdef readonly bint closed
+
+    def __init__(self, UdpSocket socket not None, on_batch, on_blocked):
+        self.socket = socket
+        self.on_batch, self.on_blocked = on_batch, on_blocked
+        self.touched, self.waiting = [], []
+        self.salt = random_below(<uint64_t>-1)
+        outbox_open(&self.outbox)
+
+    def __dealloc__(self):
+        cdef uint64_t i
+        for i in range(self.room):
+            if self.slots[i].plane != NULL:
+                Py_DECREF(<object>self.slots[i].plane)
+        free(self.slots)
+        free(self.outbox.buffer)
+        free(self.held)
+
+    def close(self):
+        """Let go of all connections; nothing is read or sent any more."""
+        self.closed = True
+        self.on_batch = self.on_blocked = None
+        self.touched, self.waiting = [], []
+
+    # -- routes ------------------------------------------------------------------------------------
+
+    def route(self, bytes cid not None, DataPlane plane not None):
+        """Packets to `cid` are for `plane`."""
+        cdef uint64_t number = cid_number(cid), i
+        cdef IdSlot *slot
+        if (self.count + 1) * 2 > self.room:
+            reactor_grow(self)
+        i = self.salted(number)
+        while self.slots[i].plane != NULL and self.slots[i].id != number:
+            i = (i + 1) & (self.room - 1)
+        slot = &self.slots[i]
+        Py_INCREF(plane)
+        if slot.plane != NULL:
+            Py_DECREF(<object>slot.plane)
+        else:
+            self.count += 1
+        slot.id, slot.plane = number, <PyObject *>plane
+
+    def unroute(self, bytes cid not None):
+        """Packets to `cid` are for Python again."""
+        cdef uint64_t number = cid_number(cid), i, hole, home
+        if self.room == 0:
+            return
+        i = self.salted(number)
+        while self.slots[i].plane != NULL and self.slots[i].id != number:
+            i = (i + 1) & (self.room - 1)
+        if self.slots[i].plane == NULL:
+            return
+        Py_DECREF(<object>self.slots[i].plane)
+        self.slots[i].plane = NULL
+        self.count -= 1
+        hole = i
+        while True:  # close the gap, so that lookups may stop at the first free slot
+            i = (i + 1) & (self.room - 1)
+            if self.slots[i].plane == NULL:
+                return
+            home = self.salted(self.slots[i].id)
+            if ((i - home) & (self.room - 1)) >= ((i - hole) & (self.room - 1)):
+                self.slots[hole] = self.slots[i]
+                self.slots[i].plane = NULL
+                hole = i
+
+    cdef inline uint64_t salted(self, uint64_t number) noexcept:
+        return ((number ^ self.salt) * <uint64_t>0x9E3779B97F4A7C15 >> 32) & (self.room - 1)
+
+    cdef inline DataPlane find(self, const uint8_t *cid):
+        cdef uint64_t number, i
+        if self.room == 0:
+            return None
+        memcpy(&number, cid, 8)
+        i = self.salted(number)
+        while self.slots[i].plane != NULL:
+            if self.slots[i].id == number:
+                return <DataPlane>self.slots[i].plane
+            i = (i + 1) & (self.room - 1)
+        return None
+
+    def attach(self, DataPlane plane not None, address, local):
+        """Send the plane's packets to `address`, from `local` (None: the kernel's choice)."""
+        self.socket.book.read_peer(address, &plane.peer)
+        self.socket.book.read_local(local, &plane.local)
+        plane.reactor = self
+        plane.routed = True
+
+    # -- in ----------------------------------------------------------------------------------------
+
+    def on_readable(self):
+        """Read what waits, within bounds; acknowledge; tell Python what is for it.
+
+        False: nothing waited.
+        """
+        cdef list others = []
+        cdef Receiver *receiver = &self.socket.receiver
+        cdef size_t taken = 0
+        cdef int got, i, reads
+        cdef double now
+        if self.closed:
+            return False
+        self.socket.enter()
+        try:
+            for reads in range(READS_MOST):
+                with nogil:
+                    got = receive_batch(receiver, SLOTS)
+                now = monotonic()
+                if got < 0:
+                    if got != -EAGAIN:
+                        raise OSError(-got, strerror(-got).decode())
+                    break
+                for i in range(got):
+                    taken += receiver.messages[i].length
+                    reactor_message(self, &receiver.messages[i], others, now)
+                if receiver.emptied or taken >= READ_BYTES_MOST:
+                    break
+        finally:
+            self.socket.busy = False
+        reactor_after(self, others)
+        return taken > 0
+
+    def has_notes(self):
+        """True when the socket has errors or refusals to report."""
+        return self.socket.errors.count > 0 or self.socket.too_large.count > 0
+
+    # -- out ---------------------------------------------------------------------------------------
+
+    def flush(self, DataPlane plane not None):
+        """Send what `plane` may send now. True: there is more, for another turn."""
+        return reactor_flush(self, plane, monotonic())
+
+    def on_writable(self):
+        """The socket takes more: send what was held, then those who waited."""
+        cdef list waiting
+        if self.closed or not reactor_send_held(self):
+            return
+        waiting, self.waiting = self.waiting, []
+        for plane in waiting:
+            (<DataPlane>plane).listed = False
+            try:
+                reactor_flush(self, plane, monotonic())
+            except Exception as error:
+                plane_broke(plane, error)
+
+
+cdef uint64_t cid_number(bytes cid) except? 0:
+    cdef uint64_t number
+    if len(cid) != HOST_CID_LENGTH:
+        raise ValueError(f"our connection IDs have {HOST_CID_LENGTH} bytes, not {len(cid)}")
+    memcpy(&number, PyBytes_AS_STRING(cid), 8)
+    return number
+
+
+cdef int reactor_grow(Reactor self) except -1:
+    cdef uint64_t room = self.room * 2 if self.room else 64, old = self.room, i, j
+    cdef IdSlot *before = self.slots
+    cdef IdSlot *slots = <IdSlot *>malloc(room * sizeof(IdSlot))
+    if slots == NULL:
+        raise MemoryError()
+    memset(slots, 0, room * sizeof(IdSlot))
+    self.slots, self.room = slots, room
+    for i in range(old):
+        if before[i].plane != NULL:
+            j = self.salted(before[i].id)
+            while slots[j].plane != NULL:
+                j = (j + 1) & (room - 1)
+            slots[j] = before[i]
+    free(before)
+    return 0
+
+
+cdef int reactor_message(Reactor self, Message *message, list others, double now) except -1:
+    """Give each run of segments with one connection ID to its connection."""
+    cdef size_t at = 0, start, size = message.segment_size
+    cdef uint8_t *data = message.data
+    cdef DataPlane plane
+    while at < message.length:
+        start = at
+        plane = None
+        if message.length - at >= PACKET_LEAST and not data[at] & 0x80:
+            plane = self.find(data + at + 1)
+        if plane is None or not plane.routed or not same_peer(&plane.peer, message.peer):
+            # A handshake, a stranger, or a peer that has moved: rare, and Python's.
+            peer = self.socket.book.peer_shown(message.peer)
+            others.append((
+                PyBytes_FromStringAndSize(
+                    <const char *>data + at, <Py_ssize_t>min(size, message.length - at)),
+                peer, self.socket.book.local_shown(&message.local), message.ecn))
+            at += size
+            continue
+        at += size
+        while (
+            at < message.length and message.length - at >= PACKET_LEAST
+            and not data[at] & 0x80
+            and memcmp(data + at + 1, data + start + 1, HOST_CID_LENGTH) == 0
+        ):
+            at += size
+        plane.local = message.local
+        try:
+            plane_receive(
+                plane, data + start, min(at, message.length) - start, size, message.ecn, now)
+        except Exception as error:
+            plane_broke(plane, error)
+        if not plane.listed:
+            plane.listed = True
+            self.touched.append(plane)
+    return 0
+
+
+cdef int reactor_after(Reactor self, list others) except -1:
+    """A batch is complete: acknowledge it, send what it made possible, tell Python."""
+    cdef list touched = self.touched, ready = []
+    cdef DataPlane plane
+    cdef bint more
+    cdef double now = monotonic()
+    self.touched = []
+    for item in touched:
+        more = False
+        plane = <DataPlane>item
+        plane.listed = False
+        if plane.received.unacked >= 2:
+            plane.received.urgent = True
+        try:
+            more = reactor_flush(self, plane, now)
+        except Exception as error:
+            plane_broke(plane, error)
+        if more or plane_has_news(plane):
+            ready.append(plane)
+    if (others or ready or self.has_notes()) and self.on_batch is not None:
+        self.on_batch(others, ready)
+    return 0
+
+
+cdef int plane_broke(DataPlane self, error) except -1:
+    """An error that is ours, or memory: this connection ends, the others go on."""
+    self.closing = True
+    if self.control is not None:
+        self.control.broke(error)
+    return 0
+
+
+cdef bint plane_has_news(DataPlane self) noexcept:
+    """True when Python has to look at this connection."""
+    cdef double deadline
+    if PyList_GET_SIZE(self.events) or self.closing or self.control_called:
+        return True
+    deadline = plane_deadline(self)
+    return deadline != 0 and (self.armed == 0 or deadline < self.armed - 1e-4)
+
+
+cdef bint reactor_flush(Reactor self, DataPlane plane, double now) except *:
+    """Build and send until nothing more may leave; True when only the turn is over."""
+    cdef int rounds
+    for rounds in range(FLUSHES_MOST):
+        if self.blocked:
+            if not plane.listed:
+                plane.listed = True
+                self.waiting.append(plane)
+            return False
+        if plane_build(plane, &self.outbox, now) == 0:
+            return False
+        reactor_send(self, plane)
+        if not plane.dirty:
+            return False
+    return True
+
+
+cdef int reactor_send(Reactor self, DataPlane plane) except -1:
+    """Send the batch in the outbox, as trains of equal packets, the last of which may be short."""
+    cdef Train trains[TRAINS_MOST]
+    cdef Outbox *out = &self.outbox
+    cdef Train *train = NULL
+    cdef unsigned int i
+    cdef int count = 0, status
+    cdef uint8_t *at = out.buffer
+    for i in range(out.count):
+        if train == NULL or out.sizes[i] > train.segment_size or (
+            train.length != <size_t>train.segments * train.segment_size
+        ):
+            train = &trains[count]
+            count += 1
+            memset(train, 0, sizeof(Train))
+            train.data = at
+            train.segment_size = out.sizes[i]
+            train.peer, train.local = plane.peer, plane.local
+        train.length += out.sizes[i]
+        train.segments += 1
+        at += out.sizes[i]
+    self.socket.enter()
+    with nogil:
+        status = send_trains(&self.socket.sender, trains, count)
+    self.socket.busy = False
+    if status == -EAGAIN:
+        reactor_hold(self, trains, count)
+    elif status < 0:
+        raise OSError(-status, strerror(-status).decode())
+    return 0
+
+
+cdef int reactor_hold(Reactor self, const Train *trains, int count) except -1:
+    """Keep what did not leave: its packet numbers are used."""
+    cdef int i
+    cdef Outbox *out = &self.outbox
+    if self.held == NULL:
+        self.held = <uint8_t *>malloc(OUT_ROOM)
+        if self.held == NULL:
+            return 0  # no memory: the packets are lost, as in the network
+    memcpy(self.held, out.buffer, out.used)
+    memcpy(self.held_trains, trains, <size_t>count * sizeof(Train))
+    self.held_count = count
+    for i in range(count):
+        self.held_trains[i].data = self.held + (trains[i].data - out.buffer)
+    self.blocked = True
+    if self.on_blocked is not None:
+        self.on_blocked()
+    return 0
+
+
+cdef bint reactor_send_held(Reactor self) except *:
+    """True when nothing is held any more."""
+    cdef int status = 0
+    if self.held_count:
+        self.socket.enter()
+        with nogil:
+            status = send_trains(&self.socket.sender, self.held_trains, self.held_count)
+        self.socket.busy = False
+        if status == -EAGAIN:
+            return False
+    self.held_count = 0
+    self.blocked = False
+    if status < 0:
+        raise OSError(-status, strerror(-status).decode())
+    return True

@@ -1,0 +1,158 @@
+# The streams of a connection: found by ID in a hash table, served from a queue by priority.
+#
+# The cost of a packet does not depend on how many streams are open: nothing here walks them all,
+# but for `stream_table_free`.
+
+cdef struct Stream:
+    uint64_t id
+    Stream *bucket_next
+    Stream *queue_next      # in SendQueue
+    Stream *queue_previous
+    Stream *due_next        # in the list of streams with a control frame due
+    bint queued
+    bint due
+    bint write_blocked      # a write was short: tell the application of room
+    int priority
+    uint64_t receive_window
+    SendHalf send
+    ReceiveHalf receive
+
+cdef struct StreamTable:
+    Stream **buckets        # owned; `room` of them, a power of two
+    uint64_t room
+    uint64_t count
+    Stream *latest          # found last: the next one nearly always
+
+cdef struct SendQueue:
+    Stream *head
+    Stream *tail
+
+
+cdef inline uint64_t bucket_of(const StreamTable *self, uint64_t stream_id) noexcept nogil:
+    return (stream_id * <uint64_t>0x9E3779B97F4A7C15 >> 32) & (self.room - 1)
+
+
+cdef Stream *stream_find(StreamTable *self, uint64_t stream_id) noexcept nogil:
+    cdef Stream *stream = self.latest
+    if stream != NULL and stream.id == stream_id:
+        return stream
+    if self.room == 0:
+        return NULL
+    stream = self.buckets[bucket_of(self, stream_id)]
+    while stream != NULL and stream.id != stream_id:
+        stream = stream.bucket_next
+    if stream != NULL:
+        self.latest = stream
+    return stream
+
+
+cdef int stream_table_grow(StreamTable *self) noexcept nogil:
+    cdef uint64_t room = self.room * 2 if self.room else 8, i, old = self.room
+    cdef Stream **buckets = <Stream **>malloc(room * sizeof(void *))
+    cdef Stream **before = self.buckets
+    cdef Stream *stream
+    cdef Stream *following
+    if buckets == NULL:
+        return -1
+    memset(buckets, 0, room * sizeof(void *))
+    self.buckets, self.room = buckets, room
+    for i in range(old):
+        stream = before[i]
+        while stream != NULL:
+            following = stream.bucket_next
+            stream.bucket_next = buckets[bucket_of(self, stream.id)]
+            buckets[bucket_of(self, stream.id)] = stream
+            stream = following
+    free(before)
+    return 0
+
+
+cdef Stream *stream_add(StreamTable *self, uint64_t stream_id) noexcept nogil:
+    """A new zeroed stream; NULL where there is no memory."""
+    cdef Stream *stream
+    if self.count >= self.room and stream_table_grow(self) < 0:
+        return NULL
+    stream = <Stream *>malloc(sizeof(Stream))
+    if stream == NULL:
+        return NULL
+    memset(stream, 0, sizeof(Stream))
+    stream.id = stream_id
+    stream.bucket_next = self.buckets[bucket_of(self, stream_id)]
+    self.buckets[bucket_of(self, stream_id)] = stream
+    self.count += 1
+    self.latest = stream
+    return stream
+
+
+cdef void stream_free(Stream *self) noexcept:
+    send_half_free(&self.send)
+    receive_half_free(&self.receive)
+    free(self)
+
+
+cdef void stream_remove(StreamTable *self, Stream *stream) noexcept:
+    """Take it out and free it; it is in no queue any more."""
+    cdef Stream **link = &self.buckets[bucket_of(self, stream.id)]
+    while link[0] != stream:
+        link = &link[0].bucket_next
+    link[0] = stream.bucket_next
+    if self.latest == stream:
+        self.latest = NULL
+    self.count -= 1
+    stream_free(stream)
+
+
+cdef void stream_table_free(StreamTable *self) noexcept:
+    cdef uint64_t i
+    cdef Stream *stream
+    cdef Stream *following
+    for i in range(self.room):
+        stream = self.buckets[i]
+        while stream != NULL:
+            following = stream.bucket_next
+            stream_free(stream)
+            stream = following
+    free(self.buckets)
+    memset(self, 0, sizeof(StreamTable))
+
+
+cdef void queue_remove(SendQueue *self, Stream *stream) noexcept nogil:
+    if not stream.queued:
+        return
+    if stream.queue_previous != NULL:
+        stream.queue_previous.queue_next = stream.queue_next
+    else:
+        self.head = stream.queue_next
+    if stream.queue_next != NULL:
+        stream.queue_next.queue_previous = stream.queue_previous
+    else:
+        self.tail = stream.queue_previous
+    stream.queue_next = stream.queue_previous = NULL
+    stream.queued = False
+
+
+cdef void queue_add(SendQueue *self, Stream *stream) noexcept nogil:
+    """Behind the last one of at least its priority: equals take turns."""
+    cdef Stream *before = self.tail
+    if stream.queued:
+        return
+    while before != NULL and before.priority < stream.priority:
+        before = before.queue_previous
+    stream.queue_previous = before
+    if before != NULL:
+        stream.queue_next = before.queue_next
+        before.queue_next = stream
+    else:
+        stream.queue_next = self.head
+        self.head = stream
+    if stream.queue_next != NULL:
+        stream.queue_next.queue_previous = stream
+    else:
+        self.tail = stream
+    stream.queued = True
+
+
+cdef inline void queue_rotate(SendQueue *self, Stream *stream) noexcept nogil:
+    if stream.queue_next != NULL and stream.queue_next.priority == stream.priority:
+        queue_remove(self, stream)
+        queue_add(self, stream)

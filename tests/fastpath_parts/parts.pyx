@@ -1,0 +1,146 @@
+# cython: language_level=3, boundscheck=True, wraparound=False, initializedcheck=False
+"""The data plane's path state (rtt, congestion, pacing, mtu) with Python in front, for tests only.
+
+One class a struct; each method calls one C function, each other attribute is a field.
+"""
+
+include "fastpath/rtt.pxi"
+include "fastpath/congestion.pxi"
+include "fastpath/pacing.pxi"
+include "fastpath/mtu.pxi"
+
+ALGORITHMS = {"newreno": NEWRENO, "cubic": CUBIC}
+UNLIMITED = UINT64_MAX
+
+
+cdef class PathRtt:
+    cdef Rtt state
+
+    def __init__(self, double initial=0.333, double max_ack_delay=0.025):
+        rtt_begin(&self.state, initial, max_ack_delay)
+
+    def __getattr__(self, name):
+        return field(self.state, name)
+
+    def sample(self, double latest, double ack_delay=0.0, bint confirmed=True, double now=0.0):
+        rtt_sample(&self.state, latest, ack_delay, confirmed, now)
+
+    def forget_minimum(self):
+        rtt_forget_minimum(&self.state)
+
+    def is_local(self):
+        return rtt_is_local(&self.state)
+
+    def pto(self):
+        return rtt_pto(&self.state)
+
+    def loss_delay(self):
+        return rtt_loss_delay(&self.state)
+
+
+cdef class PathCongestion:
+    cdef Congestion state
+
+    def __init__(self, algorithm, uint64_t datagram_size=1200, uint64_t soft_ceiling=0):
+        congestion_begin(&self.state, ALGORITHMS[algorithm], datagram_size)
+        self.state.soft_ceiling = soft_ceiling
+
+    def __getattr__(self, name):
+        return field(self.state, name)
+
+    def sent(self, uint64_t size, uint64_t packet_number):
+        congestion_sent(&self.state, size, packet_number)
+
+    def acked(
+        self, PathRtt rtt, uint64_t acked, uint64_t largest_acked, double largest_sent_at,
+        bint window_was_used, double now,
+    ):
+        congestion_acked(
+            &self.state, &rtt.state, acked, largest_acked, largest_sent_at, window_was_used, now)
+
+    def lost(self, uint64_t lost, uint64_t largest_lost, double largest_lost_sent_at, double now):
+        congestion_lost(&self.state, lost, largest_lost, largest_lost_sent_at, now)
+
+    def ce(self, double largest_sent_at, double now):
+        congestion_ce(&self.state, largest_sent_at, now)
+
+    def persistent(self):
+        congestion_persistent(&self.state)
+
+    def spurious(self):
+        congestion_spurious(&self.state)
+
+    def discarded(self, uint64_t size):
+        congestion_discarded(&self.state, size)
+
+    def set_datagram_size(self, uint64_t size):
+        congestion_set_datagram_size(&self.state, size)
+
+    def path_changed(self, uint64_t datagram_size):
+        congestion_path_changed(&self.state, datagram_size)
+
+    def in_slow_start(self):
+        return congestion_in_slow_start(&self.state)
+
+    def room(self):
+        return congestion_room(&self.state)
+
+
+cdef class PathPacer:
+    cdef Pacer state
+
+    def __init__(self):
+        pacer_begin(&self.state)
+
+    def __getattr__(self, name):
+        return field(self.state, name)
+
+    def allowance(
+        self, PathRtt rtt, uint64_t window, bint slow_start, uint64_t datagram_size, double now
+    ):
+        return pacer_allowance(
+            &self.state, &rtt.state, window, slow_start, datagram_size, now)
+
+    def sent(self, uint64_t size):
+        pacer_sent(&self.state, size)
+
+    def ready_at(self):
+        return pacer_ready_at(&self.state)
+
+
+cdef class PathMtu:
+    cdef Mtu state
+
+    def __init__(self, uint16_t initial=1200, uint16_t upper_bound=1452):
+        mtu_begin(&self.state, initial, upper_bound)
+
+    def __getattr__(self, name):
+        return field(self.state, name)
+
+    def probe_size(self, double now):
+        return mtu_probe_size(&self.state, now)
+
+    def probe_sent(self, uint64_t packet_number, double now):
+        mtu_probe_sent(&self.state, packet_number, now)
+
+    def probe_acked(self, uint64_t packet_number):
+        return bool(mtu_probe_acked(&self.state, packet_number))
+
+    def probe_lost(self, uint64_t packet_number):
+        return bool(mtu_probe_lost(&self.state, packet_number))
+
+    def packet_acked(self, uint16_t size, uint64_t packet_number):
+        mtu_packet_acked(&self.state, size, packet_number)
+
+    def packet_lost(self, uint16_t size, uint64_t packet_number, uint64_t largest_sent):
+        return bool(mtu_packet_lost(&self.state, size, packet_number, largest_sent))
+
+    def limit(self, uint16_t size):
+        return bool(mtu_limit(&self.state, size))
+
+
+cdef object field(dict fields, str name):
+    try:
+        return fields[name]
+    except KeyError:
+        raise AttributeError(name) from None

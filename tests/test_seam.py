@@ -1,0 +1,767 @@
+"""The seam between aioquic's control plane and the compiled data plane: a test per rule.
+
+docs/architecture.md has the rules; the sections below carry their numbers.
+"""
+
+import os
+import random
+from typing import Any
+
+import pytest
+import views
+from aioquic.quic.packet import QuicErrorCode
+from aioquic.tls import Epoch
+from pair import (
+    CLIENT,
+    ELSEWHERE,
+    Pair,
+    Reader,
+    Writer,
+    frame,
+    make,
+    opened,
+    our_client,
+    our_pair,
+    our_server,
+    seal,
+    stock_code,
+    stream_frame,
+    transfer,
+)
+from wiretap import Wiretap
+
+from rawquic.config import Config
+from rawquic.connection.fast import MAX_EARLY_PACKETS
+from rawquic.connection.frame_sink import FrameSink
+from rawquic.connection.interface import Event
+from rawquic.errors import ProtocolViolation
+
+pytestmark = pytest.mark.usefixtures("fast_only")
+
+KIB = 1024
+PADDING = bytes(1200)
+
+
+def tapped(client: str = "fast", server: str = "fast", **network: Any) -> tuple[Pair, Wiretap]:
+    """A pair after its handshake, with a tap on its first fast end."""
+    pair = make(client, server, **network)
+    tap = Wiretap(pair, pair.client if client == "fast" else pair.server)
+    return pair.handshake(), tap
+
+
+# -- 1: birth --------------------------------------------------------------------------------------
+
+
+def watch(connection: Any) -> None:
+    """After every call, aioquic has seen no application packet."""
+
+    def watched(name: str) -> None:
+        call = getattr(connection, name)
+
+        def around(*arguments: Any) -> Any:
+            result = call(*arguments)
+            if hasattr(connection, "tls") and connection._spaces:
+                space = connection._spaces[Epoch.ONE_RTT]
+                assert space.ack_at is None and space.largest_received_packet == -1
+                assert not space.sent_packets
+            assert not connection._streams
+            return result
+
+        setattr(connection, name, around)
+
+    for name in ("receive", "handle_timer", "datagrams_to_send", "close_session", "reset", "stop"):
+        watched(name)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_aioquic_never_sees_an_application_packet(seed: int) -> None:
+    pair = make(seed=seed, loss=0.1, reorder=0.3, duplicate=0.1, corrupt=0.02)
+    watch(pair.client)
+    watch(pair.server)
+    pair.handshake()
+    data = os.urandom(50 * KIB)
+    for sender in (pair.client, pair.server):
+        sender.update_keys()
+        sender.send_datagram(b"x")
+        assert transfer(pair, sender, data) == data
+    pair.client.reset(opened(pair.client), 1)
+    pair.client.close_session(1, b"")
+    pair.flush()
+    pair.run(1.0)
+    assert pair.server.close_reason is not None
+
+
+def halfway() -> tuple[Pair, list[bytes]]:
+    """The client's handshake is complete; its last flight has not reached the server."""
+    pair = our_server()
+    held: list[bytes] = []
+    pair.start()
+    pair.run_until(lambda: bool(pair.server._network_paths))
+    send = pair.client.datagrams_to_send
+
+    def hold(now: float) -> list[Any]:
+        held.extend(data for data, _ in send(now))
+        return []
+
+    pair.client.datagrams_to_send = hold
+    pair.run_until(lambda: pair.client._handshake_complete)
+    pair.run(0.05)
+    pair.client.datagrams_to_send = send
+    assert held and not pair.server.handshake_done
+    return pair, held
+
+
+def long_packets(pair: Pair, data: bytes) -> bytes:
+    """The datagram without the short-header packet at its end."""
+    return data[: len(data) - len(pair.server._cut(data)[1])]
+
+
+def test_packets_that_come_before_their_keys_wait() -> None:
+    pair, held = halfway()
+    for number in range(MAX_EARLY_PACKETS + 5):
+        pair.inject(pair.client, stream_frame(2, number, bytes([number])))
+    assert not pair.server.handshake_done and not views.streams(pair.server)
+    for data in held:
+        pair.deliver(pair.server, data)
+    assert pair.server.handshake_done
+    assert pair.server.read(2, 100) == bytes(range(MAX_EARLY_PACKETS))
+
+
+def test_a_packet_behind_the_handshake_packet_in_its_datagram() -> None:
+    pair, held = halfway()
+    behind = seal(pair.client, stream_frame(2, 0, b"behind") + PADDING)
+    for data in held:
+        pair.deliver(pair.server, long_packets(pair, data) + behind)
+    assert pair.server.handshake_done
+    assert pair.server.read(2, 100) == b"behind"
+    assert views.largest_received(pair.server) >= 0
+
+
+def test_one_behind_it_for_another_connection_is_dropped() -> None:
+    """RFC 9000 §12.2."""
+    pair, held = halfway()
+    pair.client._peer_cid.cid, kept = b"stranger", pair.client._peer_cid.cid
+    behind = seal(pair.client, stream_frame(2, 0, b"behind") + PADDING)
+    pair.client._peer_cid.cid = kept
+    for data in held:
+        pair.deliver(pair.server, long_packets(pair, data) + behind)
+    assert pair.server.handshake_done and not views.streams(pair.server)
+    assert pair.server.host_cid != b"stranger"
+
+
+def test_a_0_rtt_packet_hides_nothing_behind_it() -> None:
+    pair, held = halfway()
+    version = pair.client._version.to_bytes(4, "big")
+    cids = b"".join(
+        bytes([len(cid)]) + cid for cid in (pair.client._peer_cid.cid, pair.client.host_cid)
+    )
+    early = bytes([0xD0]) + version + cids + bytes([0x40, 40]) + bytes(40)
+    for data in held:
+        pair.deliver(pair.server, early + data)
+    assert pair.server.handshake_done
+
+
+# -- 2: in -----------------------------------------------------------------------------------------
+
+TO_SERVER = {
+    "CRYPTO": frame(0x06, 0, 0),
+    "NEW_CONNECTION_ID": frame(0x18, 8, 1, bytes([8]), b"new id..", bytes(16)),
+    "RETIRE_CONNECTION_ID": frame(0x19, 3),
+    "PATH_CHALLENGE": frame(0x1A, b"question"),
+    "PATH_RESPONSE": frame(0x1B, b"no such."),
+}
+TO_CLIENT = {
+    "CRYPTO": frame(0x06, 0, 0),
+    "NEW_TOKEN": frame(0x07, 5, b"token"),
+    "NEW_CONNECTION_ID": frame(0x18, 8, 1, bytes([8]), b"new id..", bytes(16)),
+    "RETIRE_CONNECTION_ID": frame(0x19, 3),
+    "PATH_CHALLENGE": frame(0x1A, b"question"),
+    "HANDSHAKE_DONE": frame(0x1E),
+}
+ROWS = [("server", name) for name in TO_SERVER] + [("client", name) for name in TO_CLIENT]
+
+
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize(("side", "name"), ROWS)
+def test_a_control_frame_anywhere_in_a_packet(side: str, name: str, place: int) -> None:
+    pair = (our_server if side == "server" else our_client)().handshake()
+    us, peer = getattr(pair, side), pair.other(getattr(pair, side))
+    before = views.largest_received(us)
+    sent = views.next_number(us) - 1
+    stream_id = 2 if side == "server" else 3
+    others = [
+        frame(0x02, sent, 0, 0, 0),
+        stream_frame(stream_id, 0, b"data", fin=True),
+        frame(0x31, 4, b"gram"),
+    ]
+    others.insert(place, (TO_SERVER if side == "server" else TO_CLIENT)[name])
+    pair.inject(peer, *others)
+    assert us.close_reason is None
+    assert us.read(stream_id, 10) == b"data" and us.read(stream_id, 10) == b""
+    assert us.read_datagrams(3) == [b"gram"]
+    assert views.largest_received(us) > before
+    if name == "RETIRE_CONNECTION_ID":  # the peer's own books know nothing of it
+        assert all(each.sequence_number != 3 for each in us._host_cids)
+        assert len(us._host_cids) == 8
+        return
+    pair.flush()
+    pair.run(1.0)
+    if name == "PATH_CHALLENGE":
+        assert us.plane.inspect()["control_frames"] == 0
+    if name == "NEW_CONNECTION_ID":
+        assert us._peer_cid.sequence_number >= 1
+    assert us.close_reason is None and peer._close_event is None
+
+
+@pytest.mark.parametrize("kind", [0x1C, 0x1D])
+def test_frames_behind_a_close_do_not_count(kind: int) -> None:
+    pair = our_server().handshake()
+    close = frame(kind, 9, *((0,) if kind == 0x1C else ()), 3, b"bye")
+    pair.inject(
+        pair.client,
+        stream_frame(2, 0, b"before"),
+        close,
+        stream_frame(6, 0, b"behind"),
+        frame(0x20),
+    )
+    assert pair.server.close_reason.code == 9
+    assert pair.server.read(2, 10) == b"before"
+    assert views.streams(pair.server) == {2}
+
+
+@pytest.mark.parametrize("name", [*TO_SERVER, "ACK", "STREAM", "close", "MAX_DATA", "RESET_STREAM"])
+def test_every_frame_cut_anywhere(name: str) -> None:
+    """FRAME_ENCODING_ERROR, whichever byte is the last (RFC 9000 §12.4)."""
+    whole = {
+        **TO_SERVER,
+        "ACK": frame(0x03, 0, 0, 0, 0, 1, 2, 3),
+        "STREAM": stream_frame(2, 1, b"abc"),
+        "close": frame(0x1C, 1, 2, 3, b"abc"),
+        "MAX_DATA": frame(0x10, 100_000),
+        "RESET_STREAM": frame(0x04, 2, 70_000, 5),
+    }[name]
+    for size in range(1, len(whole)):
+        probe = our_server().handshake()
+        probe.inject(probe.client, whole[:size])
+        assert probe.server.close_reason is not None, size
+        assert probe.server.close_reason.code == QuicErrorCode.FRAME_ENCODING_ERROR, size
+
+
+# -- 3, 13: out, and the loss of each control frame ------------------------------------------------
+
+
+def test_each_control_frame_is_settled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = make(loss=0.2, seed=3)
+    settled: dict[int, int] = {}
+    queued: list[Any] = []
+    for connection in (pair.client, pair.server):
+
+        def delivered(token: Any, acked: bool, told: Any = connection.delivered) -> None:
+            settled[id(token)] = settled.get(id(token), 0) + 1
+            told(token, acked)
+
+        connection.delivered = delivered
+    take = FrameSink.take
+
+    def taking(sink: FrameSink) -> Any:
+        frames = take(sink)
+        queued.extend(token for _, token in frames)  # held, so that their ids are their own
+        return frames
+
+    monkeypatch.setattr(FrameSink, "take", taking)
+    pair.handshake()
+    for _ in range(5):
+        pair.client.change_connection_id()
+        pair.client._control_dirty = True
+        pair.flush()
+        pair.run(3.0)
+    assert len(queued) >= 14
+    counts = [settled.get(id(token), 0) for token in queued]
+    assert counts == [1] * len(queued)
+
+
+def test_aioquic_is_asked_only_when_something_changed() -> None:
+    pair, _ = tapped()
+    pair.run(1.0)
+    asked = 0
+    write = pair.client._write_control
+
+    def count(now: float) -> None:
+        nonlocal asked
+        asked += 1
+        write(now)
+
+    pair.client._write_control = count
+    assert transfer(pair, pair.client, bytes(300 * KIB)) == bytes(300 * KIB)
+    timers = asked
+    assert timers < 60  # far fewer than the packets, which are hundreds; timers ask
+
+
+SMALL = Config(
+    receive_window=8 * KIB,
+    stream_receive_window=4 * KIB,
+    max_concurrent_uni_streams=2,
+    max_concurrent_bidi_streams=2,
+)
+
+
+def pair_with_tap_on(side: str, config: Config | None = None) -> tuple[Pair, Wiretap]:
+    pair = our_pair(config, config)
+    return pair, Wiretap(pair, getattr(pair, side))
+
+
+def test_the_first_handshake_done_is_lost() -> None:
+    pair, tap = pair_with_tap_on("server")
+    lost = tap.lose_first(0x1E)
+    pair.handshake()
+    pair.run(2.0)
+    assert lost and pair.client._handshake_confirmed
+    assert len(tap.frames(0x1E)) == 2
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_the_first_new_connection_ids_are_lost(side: str) -> None:
+    pair, tap = pair_with_tap_on(side)
+    lost = tap.lose_first(0x18)
+    pair.handshake()
+    pair.run(2.0)
+    us = getattr(pair, side)
+    assert lost and len(pair.other(us)._peer_cid_available) == 7
+    assert not any(each.has(0x18) for each in tap.since(pair.now - 1.0))
+
+
+def test_the_first_retire_connection_id_is_lost() -> None:
+    pair, tap = pair_with_tap_on("client")
+    pair.handshake()
+    lost = tap.lose_first(0x19)
+    old = pair.server._host_cids[0].cid
+    pair.client.change_connection_id()
+    pair.client._control_dirty = True
+    pair.flush()
+    pair.run(2.0)
+    assert lost and all(each.cid != old for each in pair.server._host_cids)
+    assert len(pair.client._peer_cid_available) == 7
+
+
+@pytest.mark.parametrize("kind", [0x10, 0x11, 0x13], ids=["MAX_DATA", "MAX_STREAM_DATA", "STREAMS"])
+def test_the_first_credit_frame_is_lost(kind: int) -> None:
+    pair, tap = pair_with_tap_on("server", SMALL)
+    pair.handshake()
+    lost = tap.lose_first(kind)
+    reader = Reader(pair, pair.server)
+    ids: list[int] = []
+    for _ in range(6):
+        pair.run_until(lambda: _open_into(pair.client, ids))
+        data = os.urandom(6 * KIB)
+        writer = Writer.on(pair, pair.client, data, ids[-1])
+        pair.run_until(lambda w=writer: w.stream_id in reader.ended)  # type: ignore[misc]
+        assert bytes(reader.data[writer.stream_id]) == data
+    assert lost
+
+
+def _open_into(connection: Any, ids: list[int]) -> bool:
+    stream_id = connection.open_stream(True)
+    if stream_id is not None:
+        ids.append(stream_id)
+    return stream_id is not None
+
+
+def test_the_first_streams_blocked_is_lost() -> None:
+    """The server saw none of the client's streams, so nothing but the frame tells it."""
+    config = Config(max_concurrent_uni_streams=8)
+    pair, tap = pair_with_tap_on("client", config)
+    pair.handshake()
+    pair.server.set_max_streams(True, 10)  # two more are too few for a frame of their own
+    pair.flush()
+    pair.run(0.2)
+    lost = tap.lose_first(0x17)
+    ids: list[int] = []
+    while _open_into(pair.client, ids):
+        pass
+    pair.flush()
+    pair.run(3.0)
+    assert lost and len(ids) == 8
+    assert Event.STREAMS_AVAILABLE in [kind for kind, _ in pair.events[pair.client]]
+    assert opened(pair.client) == 34
+
+
+def test_the_first_reset_stream_is_lost() -> None:
+    pair, tap = pair_with_tap_on("client")
+    pair.handshake()
+    lost = tap.lose_first(0x04)
+    reader = Reader(pair, pair.server)
+    stream_id = opened(pair.client)
+    pair.client.write(stream_id, b"x", 0)
+    pair.flush()
+    pair.run(0.2)
+    pair.client.reset(stream_id, 7)
+    pair.flush()
+    pair.run(2.0)
+    assert lost and reader.reset == {stream_id: 7}
+    assert not views.streams(pair.client) and not views.streams(pair.server)
+
+
+def test_the_first_stop_sending_is_lost() -> None:
+    pair, tap = pair_with_tap_on("server")
+    pair.handshake()
+    lost = tap.lose_first(0x05)
+    stream_id = opened(pair.client)
+    pair.client.write(stream_id, b"x", 0)
+    pair.flush()
+    pair.run(0.2)
+    pair.server.stop(stream_id, 9)
+    pair.flush()
+    pair.run(2.0)
+    assert lost and pair.client.stop_code(stream_id) in (9, None)
+    assert (Event.STOPPED, stream_id) in pair.events[pair.client]
+    assert not views.streams(pair.client) and not views.streams(pair.server)
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_the_end_of_a_stream_is_lost(empty: bool) -> None:
+    pair, tap = pair_with_tap_on("client")
+    pair.handshake()
+    lost = tap.lose_first(*range(0x08, 0x10))
+    reader = Reader(pair, pair.server)
+    writer = Writer(pair, pair.client, b"" if empty else b"data")
+    pair.run_until(lambda: writer.stream_id in reader.ended)
+    assert lost and bytes(reader.data[writer.stream_id]) == writer.data
+
+
+def test_a_lost_ping_is_answered_all_the_same() -> None:
+    pair, tap = pair_with_tap_on("client")
+    pair.handshake()
+    lost = tap.lose_first(0x01)
+    pair.client.ping(5)
+    pair.flush()
+    pair.run(2.0)
+    assert lost and (Event.PING_ACKED, 5) in pair.events[pair.client]
+
+
+# -- 4, 5: one counter of packet numbers, and keys -------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_packet_number_is_never_used_twice_under_one_key(seed: int) -> None:
+    """The tap asserts it of every packet: data, probes of paths, key updates, the close."""
+    pair = our_pair(seed=seed, loss=0.05, reorder=0.2)
+    taps = [Wiretap(pair, pair.client), Wiretap(pair, pair.server)]
+    pair.handshake()
+    for place in (ELSEWHERE, CLIENT, ("203.0.113.77", 9)):
+        pair.addresses[pair.client] = place
+        pair.client.update_keys()
+        pair.server.update_keys()
+        for sender in (pair.client, pair.server):
+            assert transfer(pair, sender, bytes(30 * KIB)) == bytes(30 * KIB)
+    pair.client.close_session(0, b"")
+    pair.flush()
+    for tap in taps:
+        assert tap.generation >= 3 and len(tap.packets) > 40
+    assert taps[0].packets[-1].has(0x1D)
+
+
+@pytest.mark.parametrize("closing", ["fast", "stock"])
+def test_a_close_two_key_phases_later_is_read(closing: str) -> None:
+    pair, _ = tapped("fast", "stock")
+    for _ in range(2):
+        pair.client.update_keys()
+        pair.flush()
+        pair.run(0.3)
+    assert pair.client.statistics().key_updates == 2
+    if closing == "fast":
+        pair.client.close_session(77, b"")
+        pair.flush()
+        pair.run(0.1)
+        assert stock_code(pair.server) == 77
+    else:
+        pair.server.close(error_code=78)
+        pair.flush()
+        pair.run(0.1)
+        assert pair.client.close_reason.code == 78
+
+
+def test_a_forged_key_phase_bit_changes_nothing() -> None:
+    pair = our_server().handshake()
+    packet = seal(pair.client, stream_frame(2, 0, b"hello"))
+    before = pair.server.plane.inspect()["phases"]
+    for _ in range(3):
+        pair.deliver(pair.server, bytes([packet[0] ^ 4]) + packet[1:])
+    assert pair.server.plane.inspect()["phases"] == before
+    assert not views.streams(pair.server)
+    pair.deliver(pair.server, packet)
+    assert pair.server.read(2, 9) == b"hello"
+
+
+def test_a_key_update_before_the_last_was_confirmed() -> None:
+    """RFC 9001 §6.2."""
+    pair = our_server().handshake()
+    crypto = pair.client._cryptos[Epoch.ONE_RTT]
+    codes = []
+    for _ in range(3):
+        crypto.update_key()
+        crypto._update_key("local_update")
+        crypto._update_key_requested = False
+        pair.inject(pair.client, frame(0x01))
+        codes.append(None if (r := pair.server.close_reason) is None else r.code)
+    assert codes[0] is None and codes[1] == QuicErrorCode.KEY_UPDATE_ERROR
+
+
+def test_packets_of_the_phase_before_are_still_read() -> None:
+    pair = our_server().handshake()
+    late = [seal(pair.client, stream_frame(2, i, b"%d" % i)) for i in range(3)]
+    crypto = pair.client._cryptos[Epoch.ONE_RTT]
+    crypto._update_key("local_update")
+    pair.inject(pair.client, stream_frame(2, 3, b"3"))
+    assert views.key_phase(pair.server) == 1
+    for packet in reversed(late):
+        pair.deliver(pair.server, packet)
+    assert pair.server.read(2, 9) == b"0123"
+    # Three probe timeouts later they are gone.
+    very_late = late[0]
+    pair.now += 10.0
+    pair.deliver(pair.server, very_late)
+    assert pair.server.close_reason is None
+
+
+def test_aioquics_own_key_update_is_out_of_reach() -> None:
+    pair = make().handshake()
+    with pytest.raises(AssertionError):
+        pair.client._cryptos[Epoch.ONE_RTT].update_key()
+    with pytest.raises(Exception, match="data plane"):
+        pair.client._cryptos[Epoch.ONE_RTT].decrypt_packet(b"", 0, 0)
+
+
+# -- 6: close --------------------------------------------------------------------------------------
+
+
+def test_a_closing_period_lasts_three_probe_timeouts() -> None:
+    pair, tap = tapped()
+    pair.client.close_session(1, b"")
+    pair.flush()
+    begin = pair.now
+    period = pair.client.timer() - begin
+    assert period == pytest.approx(3 * pair.client.probe_timeout(), rel=0.5)
+    pair.run(period + 0.1)
+    assert pair.client.is_gone()
+    assert [each.has(0x1D) for each in tap.since(begin - 1e-3)] == [True]
+
+
+def test_after_the_close_nothing_is_processed() -> None:
+    pair = our_server().handshake()
+    pair.server.close_session(1, b"")
+    pair.flush()
+    pair.inject(pair.client, stream_frame(2, 0, b"late"))
+    assert not views.streams(pair.server)
+    assert pair.server.datagrams_to_send(pair.now + 1e-3) == []
+
+
+# -- 7: recovery that both planes share ------------------------------------------------------------
+
+
+def test_the_handshakes_round_trip_is_where_the_data_plane_begins() -> None:
+    pair = make("fast", "stock", latency=0.1)
+    pair.start()
+    pair.run_until(lambda: pair.client.handshake_done)
+    assert pair.client.statistics().rtt == pytest.approx(0.2, rel=0.1)
+
+
+def test_aioquic_uses_the_data_planes_probe_timeout() -> None:
+    pair = make().handshake()
+    for connection in (pair.client, pair.server):
+        assert connection._loss.get_probe_timeout() == connection.plane.pto()
+        assert connection._loss.peer_completed_address_validation
+
+
+def test_no_probe_timeout_before_the_handshake_is_confirmed() -> None:
+    """RFC 9002 §6.2.1."""
+    pair, tap = pair_with_tap_on("client")
+    Wiretap(pair, pair.server).lose = lambda packet: True
+    pair.start()
+    pair.run_until(lambda: pair.client.handshake_done)
+    pair.client.ping(1)
+    pair.flush()
+    pair.run(3.0)
+    assert not pair.client._handshake_confirmed
+    assert pair.client.plane.inspect()["ptos"] == 0
+    assert len(tap.frames(0x01)) == 1
+
+
+def test_the_idle_timeout_restarts_with_the_first_packet_sent_since() -> None:
+    """RFC 9000 §10.1."""
+    pair = make().handshake()
+    pair.run(5.0)
+    pair.keep = lambda source, data: False
+    pair.client.ping(1)
+    sent_at = pair.now
+    pair.flush()
+    pair.run_until(lambda: pair.client.close_reason is not None)
+    assert pair.now - sent_at == pytest.approx(30.0, abs=0.1)
+
+
+# -- 8: amplification ------------------------------------------------------------------------------
+
+
+def test_no_more_than_three_times_what_came_from_an_unvalidated_address() -> None:
+    pair, tap = tapped("stock", "fast")
+    stream_id = opened(pair.server)
+    pair.server.write(stream_id, bytes(200 * KIB), 0)
+    pair.addresses[pair.client] = ELSEWHERE
+    pair.keep = lambda source, data: source is pair.client
+    received = 0
+    begin = pair.now
+    for number in range(6):
+        packet = seal(pair.client, frame(0x01) + bytes(100 * number))
+        received += len(packet)
+        pair.deliver(pair.server, packet, ELSEWHERE)
+        pair.flush()
+        pair.run(0.7)
+        there = [each for each in tap.since(begin) if each.address == ELSEWHERE]
+        assert 0 < sum(each.size for each in there) <= 3 * received
+    assert pair.server.timer() is not None
+
+
+# -- 9: transport parameters are in test_parameters ------------------------------------------------
+# -- 10: paths -------------------------------------------------------------------------------------
+
+
+def grown() -> tuple[Pair, Wiretap]:
+    """The server's window and packet size have grown."""
+    pair = our_server()
+    tap = Wiretap(pair, pair.server)
+    pair.handshake()
+    assert transfer(pair, pair.server, bytes(400 * KIB)) == bytes(400 * KIB)
+    seen = pair.server.statistics()
+    assert seen.congestion_window > 30_000 and seen.mtu == 1452
+    return pair, tap
+
+
+def move(pair: Pair, address: tuple[str, int]) -> None:
+    pair.addresses[pair.client] = address
+    pair.client.send_ping(1)
+    for data, _ in pair.client.datagrams_to_send(pair.now):
+        pair.deliver(pair.server, data, address)
+
+
+def test_another_address_starts_afresh() -> None:
+    """RFC 9000 §9.4."""
+    pair, tap = grown()
+    move(pair, ELSEWHERE)
+    seen = pair.server.statistics()
+    assert pair.server.peer_address() == ELSEWHERE
+    assert seen.congestion_window <= 14720 and seen.mtu == 1200
+    assert seen.rtt == pair.server.config.initial_rtt
+    begin = pair.now
+    pair.flush()
+    challenged = [each for each in tap.since(begin) if each.has(0x1A)]
+    assert challenged and all(each.address == ELSEWHERE for each in challenged)
+    pair.run(2.0)
+    assert pair.server._network_paths[0].is_validated
+    assert transfer(pair, pair.server, bytes(100 * KIB)) == bytes(100 * KIB)
+    assert pair.server.statistics().mtu == 1452
+    assert pair.server.statistics().rtt == pytest.approx(0.02, abs=0.01)
+
+
+def test_another_port_does_not() -> None:
+    pair, _ = grown()
+    before = pair.server.statistics()
+    move(pair, (CLIENT[0], 7777))
+    after = pair.server.statistics()
+    assert pair.server.peer_address() == (CLIENT[0], 7777)
+    assert (after.congestion_window, after.mtu) == (before.congestion_window, before.mtu)
+
+
+def test_a_probing_packet_moves_nothing_and_is_answered_where_it_came_from() -> None:
+    """RFC 9000 §8.2.2, §9.1."""
+    pair, tap = tapped("stock", "fast")
+    probe = seal(pair.client, frame(0x1A, b"question") + PADDING[:1150])
+    begin = pair.now
+    pair.deliver(pair.server, probe, ELSEWHERE)
+    assert pair.server.peer_address() == CLIENT
+    pair.flush()
+    answers = [each for each in tap.since(begin) if each.has(0x1B)]
+    assert len(answers) == 1 and answers[0].address == ELSEWHERE
+    assert answers[0].of(0x1B) == [(0x1B, b"question")]
+    assert answers[0].size == 1200 and answers[0].has(0x1A)
+    pair.run(5.0)
+    # Never again, and nothing but probes went there.
+    assert len(tap.frames(0x1B)) == 1
+    there = [each for each in tap.packets if each.address == ELSEWHERE]
+    assert all(each.has(0x1A, 0x1B) for each in there)
+
+
+def test_a_short_probe_is_answered_within_the_limit() -> None:
+    """RFC 9000 §8.2.1: padded where the anti-amplification limit allows it."""
+    pair, tap = tapped("stock", "fast")
+    probe = seal(pair.client, frame(0x1A, b"question"))
+    begin = pair.now
+    pair.deliver(pair.server, probe, ELSEWHERE)
+    pair.flush()
+    answers = [each for each in tap.since(begin) if each.address == ELSEWHERE]
+    assert answers and answers[0].has(0x1B)
+    assert sum(each.size for each in answers) <= 3 * len(probe)
+
+
+def test_an_old_packet_from_another_address_does_not_move_the_path() -> None:
+    """RFC 9000 §9.3: only the highest-numbered non-probing packet does."""
+    pair, _ = tapped("stock", "fast")
+    old = seal(pair.client, frame(0x01))
+    pair.inject(pair.client, frame(0x01))
+    pair.deliver(pair.server, old, ELSEWHERE)
+    assert pair.server.peer_address() == CLIENT
+
+
+def test_the_peers_change_of_connection_id_is_answered_with_one() -> None:
+    """RFC 9000 §9.5."""
+    pair, _ = tapped("stock", "fast")
+    before = pair.server._peer_cid.cid
+    pair.client.change_connection_id()
+    pair.client.send_ping(1)
+    pair.flush()
+    pair.run(0.2)
+    assert pair.server._peer_cid.cid != before
+    assert pair.server.host_cid == pair.client._peer_cid.cid
+    assert transfer(pair, pair.server, b"x" * 5000) == b"x" * 5000
+
+
+# -- 11: 0-RTT -------------------------------------------------------------------------------------
+
+
+def test_no_ticket_is_given_and_no_early_data_is_sent() -> None:
+    tickets: list[Any] = []
+    pair = our_server()
+    tap = Wiretap(pair, pair.server)
+    pair.client._session_ticket_handler = tickets.append
+    pair.handshake()
+    pair.run(1.0)
+    assert not tickets and not tap.frames(0x06)
+
+
+# -- 12: timers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_deadline_that_always_moves_on(seed: int) -> None:
+    pair = our_pair(seed=seed, loss=0.1).handshake()
+    random_ = random.Random(seed)
+
+    def check() -> None:
+        for connection in (pair.client, pair.server):
+            deadline, plane = connection.timer(), connection.plane.timer()
+            assert plane is None or (deadline is not None and deadline <= plane)
+
+    pair.checks.append(check)
+    for _ in range(20):
+        sender = random_.choice([pair.client, pair.server])
+        writer = Writer(pair, sender, bytes(random_.randrange(20 * KIB)))
+        del writer
+        pair.run(random_.random())
+    assert pair.client.close_reason is None
+
+
+def test_an_error_inside_names_the_violation_to_the_peer() -> None:
+    pair = our_server().handshake()
+    pair.inject(pair.client, frame(0x20))
+    assert isinstance(pair.server.close_reason, ProtocolViolation)
+    pair.flush()
+    pair.run(0.1)
+    assert stock_code(pair.client) == QuicErrorCode.FRAME_ENCODING_ERROR
