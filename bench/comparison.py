@@ -24,7 +24,7 @@ IDLE_STREAMS = 100
 CPU_MINIMUM = 0.02  # seconds; below it the clock's ticks are all there is
 
 
-def programs(*, with_tako: bool = True) -> dict[str, Path | Absent]:
+def programs(*, with_tako: bool = True, build_tako: bool = True) -> dict[str, Path | Absent]:
     """What runs each stack; makes what is not there."""
     main = environments.python_of(environments.MAIN)
     return {
@@ -34,7 +34,7 @@ def programs(*, with_tako: bool = True) -> dict[str, Path | Absent]:
         "qh3": environments.python_peer("qh3"),
         "aiopquic": environments.python_peer("aiopquic", minor=12),
         "quinn": environments.cargo_peer("quinn"),
-        **({"tako": environments.cargo_peer("tako")} if with_tako else {}),
+        **({"tako": environments.cargo_peer("tako", build=build_tako)} if with_tako else {}),
     }
 
 
@@ -90,7 +90,7 @@ class Comparison:
             p for p in PAIRS if (p.name in wanted_pairs if pairs else p.quick or not quick)
         ]
         with_tako = any("tako" in (p.server.stack, p.client.stack) for p in self.pairs)
-        self.programs = programs(with_tako=with_tako)
+        self.programs = programs(with_tako=with_tako, build_tako=mode.name != "smoke")
         self.folder = CACHE / "run"
         self.logs = CACHE / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)

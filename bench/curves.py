@@ -21,6 +21,7 @@ from pairs import Failed, Runner
 ROUNDS = 2
 DURATION = 0.4
 STREAMS = (1, 10, 100, 1_000, 10_000)
+OPEN_STREAMS = (0, 10, 100, 1_000, 9_000)
 CONNECTIONS = (1, 10, 100, 1_000)
 PAYLOADS = (1_200, 1_452, 4_000, 9_000, 30_000, 65_000)
 LOSSES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.05)
@@ -90,6 +91,18 @@ class Curves:
                 "CPU ns per byte, busier end",
                 STREAMS,
                 lambda stack, n: self.cost(runners[stack], streams=n),
+            )
+
+    def open_streams(self) -> dict[str, Any]:
+        with self._kept() as runners:
+            return self.curve(
+                "cost of a byte, while other streams are open",
+                "open streams on which nothing moves",
+                "CPU ns per byte, busier end",
+                OPEN_STREAMS,
+                lambda stack, n: self.cost(runners[stack], open_streams=n),
+                scale="symlog",
+                linear_below=1,
             )
 
     def connections(self) -> dict[str, Any]:
@@ -189,7 +202,7 @@ def relay(to: int, *arguments: str) -> Iterator[int]:
         process.communicate()
 
 
-NAMES = ("streams", "connections", "payload", "loss", "delay")
+NAMES = ("streams", "open_streams", "connections", "payload", "loss", "delay")
 
 
 def run(

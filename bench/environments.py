@@ -129,8 +129,11 @@ def python_peer(name: str, minor: int = 11) -> Path | Absent:
     return python_of(folder)
 
 
-def cargo_peer(name: str) -> Path | Absent:
-    """The release build of a peer in Rust; cargo itself sees whether anything changed."""
+def cargo_peer(name: str, *, build: bool = True) -> Path | Absent:
+    """The release build of a peer in Rust; cargo itself sees whether anything changed.
+
+    Without `build`, only where it was built before.
+    """
     if shutil.which("cargo") is None:
         return Absent("cargo is not installed")
     package, target = PEERS / name, CACHE / f"{name}-target"
@@ -138,6 +141,8 @@ def cargo_peer(name: str) -> Path | Absent:
     log = CACHE / f"{name}.log"
     log.unlink(missing_ok=True)
     binary = target / "release" / f"rawquic-bench-{name}"
+    if not binary.exists() and not build:
+        return Absent("it takes minutes to build and was not built yet: a full run builds it")
     if not binary.exists():
         say(f"building {name} (once, a minute or two)")
     environment = {**os.environ, "CARGO_TARGET_DIR": str(target)}

@@ -10,6 +10,7 @@ matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "rawquic"  # the same figures give the same file
 
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.ticker import NullFormatter  # noqa: E402
 from matrix import BYTES, OURS  # noqa: E402
 
 OUR_COLOUR, FLOOR_COLOUR, OTHER_COLOUR = "#c0392b", "#7f8c8d", "#2c6fbb"
@@ -57,6 +58,7 @@ def _ratios(result: Mapping[str, Any], path: Path) -> Path:
         axis.barh(names, middle, xerr=[below, above], color=[_colour(n) for n in names], ecolor="k")
         axis.axvline(1, color=OUR_COLOUR, linewidth=1)
         axis.set_xscale("log")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         less = ", less is better" if result["works"][work]["unit"] == BYTES else ""
         axis.set_title(f"{work}: ratio to rawquic{less}", fontsize=9)
         axis.tick_params(labelsize=7)

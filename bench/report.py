@@ -71,6 +71,14 @@ def _packets_per_call(counters: Mapping[str, int], way: str, done: str) -> str:
     return number(packets / calls) if calls else "–"
 
 
+def _cpu(row: Row, end: str) -> str:
+    """CPU seconds of a transfer, or microseconds for each of many small things."""
+    used = row[end]
+    if used is None or row["unit"] == MBS:
+        return number(used)
+    return number(used / row["count"] * 1e6) if row["count"] else "–"
+
+
 def _detail(result: Row, work: str, about: Row) -> str:
     rows = _rows(result, work)
     unit = about["unit"]
@@ -82,7 +90,9 @@ def _detail(result: Row, work: str, about: Row) -> str:
         head = head[:4]
     else:
         per = "MB per CPU s" if unit == MBS else "per CPU s"
-        head += [per, "÷ ours", "client CPU s", "server CPU s", "packets per call", "packets lost"]
+        cpu = "CPU s" if unit == MBS else "CPU µs each"
+        head += [per, "÷ ours", f"client {cpu}", f"server {cpu}"]
+        head += ["packets per call", "packets lost"]
     latency = any(row["latency"] for row in rows.values())
     head += ["p50 µs", "p90", "p99", "max"] if latency else []
     lines = []
@@ -109,8 +119,8 @@ def _detail(result: Row, work: str, about: Row) -> str:
             cells += [
                 number(row["per_cpu_second"]),
                 "1" if name == OURS else ratio(row["cpu_to_ours"]),
-                number(row["client_cpu"]),
-                number(row["server_cpu"]),
+                _cpu(row, "client_cpu"),
+                _cpu(row, "server_cpu"),
                 f"{out} out, {into} in",
                 str(lost) if sends else "–",
             ]
@@ -155,7 +165,7 @@ Two processes on loopback, one thread each (aiopquic has a second one of its own
 the median over the rounds of this run, in which all stacks took turns (A B C, A B C …). "÷ ours" is
 taken within each round, then its median (lowest–highest): on a machine whose speed drifts, trust it
 before the absolute figures. "per CPU s" is what one second of the busier end's CPU moved, by
-getrusage: it hardly changes when other programs run. "floor" is seal, GSO send, GRO receive, open
+getrusage: other programs change it far less. "floor" is seal, GSO send, GRO receive, open
 and one copy, with rawquic's own primitives and no protocol. See `docs/benchmarks.md` for what each
 row means and how the peers are set up."""
 

@@ -198,6 +198,11 @@ async def test_without_a_size_a_transfer_fills_the_duration(connect):
     assert result.megabytes_per_second == pytest.approx(result.bytes / result.seconds / 1e6)
 
 
+async def test_streams_can_be_held_open_during_a_transfer(connect):
+    result = await run("download", connect, Options(size=100_000, open_streams=7))
+    assert result.bytes == 100_000
+
+
 @pytest.mark.parametrize("batch", [True, False])
 async def test_lost_datagrams_are_counted_and_the_echo_goes_on(connect, batch):
     async def deaf():

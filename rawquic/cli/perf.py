@@ -171,6 +171,12 @@ def server(
 @click.option("--count", type=click.IntRange(1), help="Requests and the like, in place of a time.")
 @click.option("--streams", type=click.IntRange(1, MANY_STREAMS), default=1, show_default=True)
 @click.option(
+    "--open-streams",
+    type=click.IntRange(0, MANY_STREAMS),
+    default=0,
+    help="Streams held open during a transfer.",
+)
+@click.option(
     "--connections",
     type=click.IntRange(1, 100_000),
     default=1,

@@ -36,6 +36,7 @@ class Options:
         duration: seconds that the measured part is to take, about.
         size: bytes of a transfer; None: as many as fit into `duration`.
         streams: streams of a transfer, each with an equal part of it.
+        open_streams: other streams, held open meanwhile, on which nothing moves.
         connections: connections that share a transfer or the requests; how many idle ones.
         count: requests, datagrams or handshakes, all together; None: for `duration`.
         request_size, answer_size: bytes of a request (its first 8 included) and of its answer.
@@ -46,6 +47,7 @@ class Options:
     duration: float = 2.0
     size: int | None = None
     streams: int = 1
+    open_streams: int = 0
     connections: int = 1
     count: int | None = None
     request_size: int = 64
@@ -98,6 +100,18 @@ async def _both(session: Session, size: int) -> None:
     await asyncio.gather(_fetch(session, size), _give(session, size))
 
 
+async def _hold_open(session: Session, count: int) -> list[tuple[Sending, Receiving]]:
+    """Streams that the server would echo; it has heard of each one."""
+    held = []
+    for _ in range(count):
+        send, recv = await session.open_bi()
+        held.append((send, recv))
+        await send.write(word(ECHO) + b"x")
+    for _, recv in held:
+        await recv.read(1)
+    return held
+
+
 async def _transfer(
     move: Callable[[Session, int], Awaitable[None]], connect: Connect, options: Options
 ) -> Result:
@@ -111,6 +125,7 @@ async def _transfer(
         return time.perf_counter() - started
 
     try:
+        held = [await _hold_open(s, options.open_streams) for s in sessions]
         size = min(FIRST_SIZE, options.size or FIRST_SIZE)
         seconds = await move_all(size)
         while options.size is None and seconds < options.duration / 4 and size < LARGEST_SIZE:
@@ -123,6 +138,7 @@ async def _transfer(
         result = Result("", seconds=await move_all(wanted), bytes=wanted, count=parts)
         meter.stop()
         await meter.fill(result)
+        held.clear()
         return result
     finally:
         await _close(sessions)

@@ -27,6 +27,7 @@ pub struct Options {
     duration: f64,
     size: Option<u64>,
     streams: u64,
+    open_streams: u64,
     connections: usize,
     count: Option<i64>,
     request_size: usize,
@@ -42,6 +43,7 @@ impl Default for Options {
             duration: 2.0,
             size: None,
             streams: 1,
+            open_streams: 0,
             connections: 1,
             count: None,
             request_size: 64,
@@ -236,6 +238,21 @@ async fn give(connection: &Connection, block: &Bytes, size: u64) -> Result<()> {
     Ok(())
 }
 
+/// Streams that the server would echo, on which nothing moves; it has heard of each one.
+async fn hold_open(connection: &Connection, count: u64) -> Result<Vec<(SendStream, RecvStream)>> {
+    let mut held = Vec::new();
+    for _ in 0..count {
+        let (mut send, recv) = connection.open_bi().await?;
+        send.write_all(&ECHO.to_be_bytes()).await?;
+        send.write_all(b"x").await?;
+        held.push((send, recv));
+    }
+    for (_, recv) in &mut held {
+        recv.read_chunk(1, true).await?;
+    }
+    Ok(held)
+}
+
 async fn transfer(work: &str, peer: &Peer, options: &Options) -> Result<Outcome> {
     let connections = peer.connect_all(options.connections).await?;
     let parts = options.connections as u64 * options.streams;
@@ -259,6 +276,10 @@ async fn transfer(work: &str, peer: &Peer, options: &Options) -> Result<Outcome>
         try_join_all(jobs).await?;
         Ok(started.elapsed().as_secs_f64())
     };
+    let mut held = Vec::new();
+    for connection in &connections {
+        held.push(hold_open(connection, options.open_streams).await?);
+    }
     let mut size = FIRST_SIZE.min(options.size.unwrap_or(FIRST_SIZE));
     let mut seconds = move_all(size).await?;
     while options.size.is_none() && seconds < options.duration / 4.0 && size < LARGEST_SIZE {
@@ -272,6 +293,7 @@ async fn transfer(work: &str, peer: &Peer, options: &Options) -> Result<Outcome>
     let meter = Meter::start(&connections[0]).await?;
     move_all(wanted).await?;
     meter.stop(&mut outcome).await?;
+    drop(held);
     close_all(&connections);
     Ok(outcome)
 }
