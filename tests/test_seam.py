@@ -1,6 +1,8 @@
 """The seam between aioquic's control plane and the compiled data plane: a test per rule.
 
-docs/architecture.md has the rules; the sections below carry their numbers.
+docs/architecture.md has the rules; the sections below carry their numbers. Parameters (9) are in
+test_parameters, paths and amplification (8, 10) in test_fast_paths, the loss of each control frame
+(13) in test_lost_frames.
 """
 
 import os
@@ -15,7 +17,6 @@ from pair import (
     CLIENT,
     ELSEWHERE,
     Pair,
-    Reader,
     Writer,
     frame,
     make,
@@ -28,25 +29,16 @@ from pair import (
     stream_frame,
     transfer,
 )
-from wiretap import Wiretap
+from wiretap import Wiretap, pair_with_tap_on, tapped
 
-from rawquic.config import Config
 from rawquic.connection.fast import MAX_EARLY_PACKETS
 from rawquic.connection.frame_sink import FrameSink
-from rawquic.connection.interface import Event
 from rawquic.errors import ProtocolViolation
 
 pytestmark = pytest.mark.usefixtures("fast_only")
 
 KIB = 1024
 PADDING = bytes(1200)
-
-
-def tapped(client: str = "fast", server: str = "fast", **network: Any) -> tuple[Pair, Wiretap]:
-    """A pair after its handshake, with a tap on its first fast end."""
-    pair = make(client, server, **network)
-    tap = Wiretap(pair, pair.client if client == "fast" else pair.server)
-    return pair.handshake(), tap
 
 
 # -- 1: birth --------------------------------------------------------------------------------------
@@ -247,7 +239,7 @@ def test_every_frame_cut_anywhere(name: str) -> None:
         assert probe.server.close_reason.code == QuicErrorCode.FRAME_ENCODING_ERROR, size
 
 
-# -- 3, 13: out, and the loss of each control frame ------------------------------------------------
+# -- 3: out ---------------------------------------------------------------------------------------
 
 
 def test_each_control_frame_is_settled_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,147 +287,6 @@ def test_aioquic_is_asked_only_when_something_changed() -> None:
     assert transfer(pair, pair.client, bytes(300 * KIB)) == bytes(300 * KIB)
     timers = asked
     assert timers < 60  # far fewer than the packets, which are hundreds; timers ask
-
-
-SMALL = Config(
-    receive_window=8 * KIB,
-    stream_receive_window=4 * KIB,
-    max_concurrent_uni_streams=2,
-    max_concurrent_bidi_streams=2,
-)
-
-
-def pair_with_tap_on(side: str, config: Config | None = None) -> tuple[Pair, Wiretap]:
-    pair = our_pair(config, config)
-    return pair, Wiretap(pair, getattr(pair, side))
-
-
-def test_the_first_handshake_done_is_lost() -> None:
-    pair, tap = pair_with_tap_on("server")
-    lost = tap.lose_first(0x1E)
-    pair.handshake()
-    pair.run(2.0)
-    assert lost and pair.client._handshake_confirmed
-    assert len(tap.frames(0x1E)) == 2
-
-
-@pytest.mark.parametrize("side", ["client", "server"])
-def test_the_first_new_connection_ids_are_lost(side: str) -> None:
-    pair, tap = pair_with_tap_on(side)
-    lost = tap.lose_first(0x18)
-    pair.handshake()
-    pair.run(2.0)
-    us = getattr(pair, side)
-    assert lost and len(pair.other(us)._peer_cid_available) == 7
-    assert not any(each.has(0x18) for each in tap.since(pair.now - 1.0))
-
-
-def test_the_first_retire_connection_id_is_lost() -> None:
-    pair, tap = pair_with_tap_on("client")
-    pair.handshake()
-    lost = tap.lose_first(0x19)
-    old = pair.server._host_cids[0].cid
-    pair.client.change_connection_id()
-    pair.client._control_dirty = True
-    pair.flush()
-    pair.run(2.0)
-    assert lost and all(each.cid != old for each in pair.server._host_cids)
-    assert len(pair.client._peer_cid_available) == 7
-
-
-@pytest.mark.parametrize("kind", [0x10, 0x11, 0x13], ids=["MAX_DATA", "MAX_STREAM_DATA", "STREAMS"])
-def test_the_first_credit_frame_is_lost(kind: int) -> None:
-    pair, tap = pair_with_tap_on("server", SMALL)
-    pair.handshake()
-    lost = tap.lose_first(kind)
-    reader = Reader(pair, pair.server)
-    ids: list[int] = []
-    for _ in range(6):
-        pair.run_until(lambda: _open_into(pair.client, ids))
-        data = os.urandom(6 * KIB)
-        writer = Writer.on(pair, pair.client, data, ids[-1])
-        pair.run_until(lambda w=writer: w.stream_id in reader.ended)  # type: ignore[misc]
-        assert bytes(reader.data[writer.stream_id]) == data
-    assert lost
-
-
-def _open_into(connection: Any, ids: list[int]) -> bool:
-    stream_id = connection.open_stream(True)
-    if stream_id is not None:
-        ids.append(stream_id)
-    return stream_id is not None
-
-
-def test_the_first_streams_blocked_is_lost() -> None:
-    """The server saw none of the client's streams, so nothing but the frame tells it."""
-    config = Config(max_concurrent_uni_streams=8)
-    pair, tap = pair_with_tap_on("client", config)
-    pair.handshake()
-    pair.server.set_max_streams(True, 10)  # two more are too few for a frame of their own
-    pair.flush()
-    pair.run(0.2)
-    lost = tap.lose_first(0x17)
-    ids: list[int] = []
-    while _open_into(pair.client, ids):
-        pass
-    pair.flush()
-    pair.run(3.0)
-    assert lost and len(ids) == 8
-    assert Event.STREAMS_AVAILABLE in [kind for kind, _ in pair.events[pair.client]]
-    assert opened(pair.client) == 34
-
-
-def test_the_first_reset_stream_is_lost() -> None:
-    pair, tap = pair_with_tap_on("client")
-    pair.handshake()
-    lost = tap.lose_first(0x04)
-    reader = Reader(pair, pair.server)
-    stream_id = opened(pair.client)
-    pair.client.write(stream_id, b"x", 0)
-    pair.flush()
-    pair.run(0.2)
-    pair.client.reset(stream_id, 7)
-    pair.flush()
-    pair.run(2.0)
-    assert lost and reader.reset == {stream_id: 7}
-    assert not views.streams(pair.client) and not views.streams(pair.server)
-
-
-def test_the_first_stop_sending_is_lost() -> None:
-    pair, tap = pair_with_tap_on("server")
-    pair.handshake()
-    lost = tap.lose_first(0x05)
-    stream_id = opened(pair.client)
-    pair.client.write(stream_id, b"x", 0)
-    pair.flush()
-    pair.run(0.2)
-    pair.server.stop(stream_id, 9)
-    pair.flush()
-    pair.run(2.0)
-    assert lost and pair.client.stop_code(stream_id) in (9, None)
-    assert (Event.STOPPED, stream_id) in pair.events[pair.client]
-    assert not views.streams(pair.client) and not views.streams(pair.server)
-
-
-@pytest.mark.parametrize("empty", [False, True])
-def test_the_end_of_a_stream_is_lost(empty: bool) -> None:
-    pair, tap = pair_with_tap_on("client")
-    pair.handshake()
-    lost = tap.lose_first(*range(0x08, 0x10))
-    reader = Reader(pair, pair.server)
-    writer = Writer(pair, pair.client, b"" if empty else b"data")
-    pair.run_until(lambda: writer.stream_id in reader.ended)
-    assert lost and bytes(reader.data[writer.stream_id]) == writer.data
-
-
-def test_a_lost_ping_is_answered_all_the_same() -> None:
-    pair, tap = pair_with_tap_on("client")
-    pair.handshake()
-    lost = tap.lose_first(0x01)
-    pair.client.ping(5)
-    pair.flush()
-    pair.run(2.0)
-    assert lost and (Event.PING_ACKED, 5) in pair.events[pair.client]
 
 
 # -- 4, 5: one counter of packet numbers, and keys -------------------------------------------------
@@ -596,131 +447,6 @@ def test_the_idle_timeout_restarts_with_the_first_packet_sent_since() -> None:
     pair.flush()
     pair.run_until(lambda: pair.client.close_reason is not None)
     assert pair.now - sent_at == pytest.approx(30.0, abs=0.1)
-
-
-# -- 8: amplification ------------------------------------------------------------------------------
-
-
-def test_no_more_than_three_times_what_came_from_an_unvalidated_address() -> None:
-    pair, tap = tapped("stock", "fast")
-    stream_id = opened(pair.server)
-    pair.server.write(stream_id, bytes(200 * KIB), 0)
-    pair.addresses[pair.client] = ELSEWHERE
-    pair.keep = lambda source, data: source is pair.client
-    received = 0
-    begin = pair.now
-    for number in range(6):
-        packet = seal(pair.client, frame(0x01) + bytes(100 * number))
-        received += len(packet)
-        pair.deliver(pair.server, packet, ELSEWHERE)
-        pair.flush()
-        pair.run(0.7)
-        there = [each for each in tap.since(begin) if each.address == ELSEWHERE]
-        assert 0 < sum(each.size for each in there) <= 3 * received
-    assert pair.server.timer() is not None
-
-
-# -- 9: transport parameters are in test_parameters ------------------------------------------------
-# -- 10: paths -------------------------------------------------------------------------------------
-
-
-def grown() -> tuple[Pair, Wiretap]:
-    """The server's window and packet size have grown."""
-    pair = our_server()
-    tap = Wiretap(pair, pair.server)
-    pair.handshake()
-    assert transfer(pair, pair.server, bytes(400 * KIB)) == bytes(400 * KIB)
-    seen = pair.server.statistics()
-    assert seen.congestion_window > 30_000 and seen.mtu == 1452
-    return pair, tap
-
-
-def move(pair: Pair, address: tuple[str, int]) -> None:
-    pair.addresses[pair.client] = address
-    pair.client.send_ping(1)
-    for data, _ in pair.client.datagrams_to_send(pair.now):
-        pair.deliver(pair.server, data, address)
-
-
-def test_another_address_starts_afresh() -> None:
-    """RFC 9000 §9.4."""
-    pair, tap = grown()
-    move(pair, ELSEWHERE)
-    seen = pair.server.statistics()
-    assert pair.server.peer_address() == ELSEWHERE
-    assert seen.congestion_window <= 14720 and seen.mtu == 1200
-    assert seen.rtt == pair.server.config.initial_rtt
-    begin = pair.now
-    pair.flush()
-    challenged = [each for each in tap.since(begin) if each.has(0x1A)]
-    assert challenged and all(each.address == ELSEWHERE for each in challenged)
-    pair.run(2.0)
-    assert pair.server._network_paths[0].is_validated
-    assert transfer(pair, pair.server, bytes(100 * KIB)) == bytes(100 * KIB)
-    assert pair.server.statistics().mtu == 1452
-    assert pair.server.statistics().rtt == pytest.approx(0.02, abs=0.01)
-
-
-def test_another_port_does_not() -> None:
-    pair, _ = grown()
-    before = pair.server.statistics()
-    move(pair, (CLIENT[0], 7777))
-    after = pair.server.statistics()
-    assert pair.server.peer_address() == (CLIENT[0], 7777)
-    assert (after.congestion_window, after.mtu) == (before.congestion_window, before.mtu)
-
-
-def test_a_probing_packet_moves_nothing_and_is_answered_where_it_came_from() -> None:
-    """RFC 9000 §8.2.2, §9.1."""
-    pair, tap = tapped("stock", "fast")
-    probe = seal(pair.client, frame(0x1A, b"question") + PADDING[:1150])
-    begin = pair.now
-    pair.deliver(pair.server, probe, ELSEWHERE)
-    assert pair.server.peer_address() == CLIENT
-    pair.flush()
-    answers = [each for each in tap.since(begin) if each.has(0x1B)]
-    assert len(answers) == 1 and answers[0].address == ELSEWHERE
-    assert answers[0].of(0x1B) == [(0x1B, b"question")]
-    assert answers[0].size == 1200 and answers[0].has(0x1A)
-    pair.run(5.0)
-    # Never again, and nothing but probes went there.
-    assert len(tap.frames(0x1B)) == 1
-    there = [each for each in tap.packets if each.address == ELSEWHERE]
-    assert all(each.has(0x1A, 0x1B) for each in there)
-
-
-def test_a_short_probe_is_answered_within_the_limit() -> None:
-    """RFC 9000 §8.2.1: padded where the anti-amplification limit allows it."""
-    pair, tap = tapped("stock", "fast")
-    probe = seal(pair.client, frame(0x1A, b"question"))
-    begin = pair.now
-    pair.deliver(pair.server, probe, ELSEWHERE)
-    pair.flush()
-    answers = [each for each in tap.since(begin) if each.address == ELSEWHERE]
-    assert answers and answers[0].has(0x1B)
-    assert sum(each.size for each in answers) <= 3 * len(probe)
-
-
-def test_an_old_packet_from_another_address_does_not_move_the_path() -> None:
-    """RFC 9000 §9.3: only the highest-numbered non-probing packet does."""
-    pair, _ = tapped("stock", "fast")
-    old = seal(pair.client, frame(0x01))
-    pair.inject(pair.client, frame(0x01))
-    pair.deliver(pair.server, old, ELSEWHERE)
-    assert pair.server.peer_address() == CLIENT
-
-
-def test_the_peers_change_of_connection_id_is_answered_with_one() -> None:
-    """RFC 9000 §9.5."""
-    pair, _ = tapped("stock", "fast")
-    before = pair.server._peer_cid.cid
-    pair.client.change_connection_id()
-    pair.client.send_ping(1)
-    pair.flush()
-    pair.run(0.2)
-    assert pair.server._peer_cid.cid != before
-    assert pair.server.host_cid == pair.client._peer_cid.cid
-    assert transfer(pair, pair.server, b"x" * 5000) == b"x" * 5000
 
 
 # -- 11: 0-RTT -------------------------------------------------------------------------------------

@@ -9,7 +9,9 @@ from typing import Any
 
 from aioquic.buffer import Buffer
 from aioquic.quic.crypto import CryptoContext, apply_key_phase, next_key_phase
-from pair import Address, Pair
+from pair import Address, Pair, make, our_pair
+
+from rawquic.config import Config
 
 Frame = tuple[Any, ...]  # type, then its fields
 
@@ -142,3 +144,15 @@ def parse(payload: bytes) -> list[Frame]:
             assert kind <= 0x1E
         frames.append((kind, *fields))
     return frames
+
+
+def pair_with_tap_on(side: str, config: Config | None = None) -> tuple[Pair, Wiretap]:
+    pair = our_pair(config, config)
+    return pair, Wiretap(pair, getattr(pair, side))
+
+
+def tapped(client: str = "fast", server: str = "fast", **network: Any) -> tuple[Pair, Wiretap]:
+    """A pair after its handshake, with a tap on its first fast end."""
+    pair = make(client, server, **network)
+    tap = Wiretap(pair, pair.client if client == "fast" else pair.server)
+    return pair.handshake(), tap

@@ -138,6 +138,8 @@ class PlainConnection(ControlPlane):
     # -- packets and time ----------------------------------------------------------------------
 
     def receive(self, data: bytes, address: Address, now: float) -> None:
+        if self.close_reason is not None:
+            return  # it is over, though the close may not have been sent yet
         fixed = bool(self._network_paths) and not self.config.allow_migration
         if fixed and address != self.peer_address():
             return  # RFC 9000 §9: without migration, packets from elsewhere are not this peer's

@@ -45,6 +45,8 @@ cdef FrameResult plane_frames(
         start = cursor[0]
         if not take_varint(cursor, &frame_type):
             return malformed(self, 0)
+        if frame_type == 0:
+            continue  # PADDING, its type in more bytes than it needs (§12.4 lets us take it)
         if frame_type & ~<uint64_t>7 == 8:
             facts.probing = False
             facts.eliciting = True
