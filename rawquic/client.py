@@ -203,6 +203,11 @@ class _Connecting:
     def __await__(self) -> Generator[Any, None, RawQuicSession]:
         return self._start().__await__()
 
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"connect() is to be awaited, or used with `async with`, before .{name}"
+        )
+
     async def __aenter__(self) -> RawQuicSession:
         self._session = await self._start()
         return self._session

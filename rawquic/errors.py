@@ -114,7 +114,9 @@ class ClosedLocally(SessionError):
 class IdleTimeout(SessionError, TimeoutError):
     """Nothing was heard of the peer for the negotiated idle timeout (RFC 9000 §10.1)."""
 
-    def __init__(self, message: str = "the connection was idle for too long") -> None:
+    def __init__(
+        self, message: str = "nothing came from the peer for Config.max_idle_timeout"
+    ) -> None:
         super().__init__(message)
 
 

@@ -15,7 +15,7 @@ from .endpoint.accept import Acceptor, OnIncoming
 from .endpoint.io import open_socket, set_buffers
 from .endpoint.link import Link
 from .endpoint.udp_endpoint import UdpEndpoint
-from .errors import ConfigError, ConnectionRefused, SessionError
+from .errors import ConfigError, ConnectionRefused, SessionError, StreamError
 from .session import RawQuicSession
 from .stats import ServerStats
 from .tls import server_configuration
@@ -219,17 +219,21 @@ class Server:
             await self._handler(session)
         except asyncio.CancelledError:
             session.close(SHUTDOWN_CODE)
-        except SessionError as error:
-            if not session.closed:
-                logger.error("the handler of %r failed", session, exc_info=error)
-            else:  # what the handler saw is only that its session ended
-                logger.info("%r ended: %s", session, error)
-            session.close(1)
         except Exception as error:
-            logger.error("the handler of %r failed", session, exc_info=error)
+            if session.closed and _only_session_errors(error):
+                logger.info("%r ended: %s", session, session.close_reason)
+            else:
+                logger.error("the handler of %r failed", session, exc_info=error)
             session.close(1)
         else:
             await session.aclose(0)
+
+
+def _only_session_errors(error: Exception) -> bool:
+    """True when all that a handler saw is that its session ended, also in a task group."""
+    if isinstance(error, ExceptionGroup):
+        return error.split((SessionError, StreamError))[1] is None
+    return isinstance(error, SessionError | StreamError)
 
 
 class _Serving:
@@ -241,6 +245,9 @@ class _Serving:
 
     def __await__(self) -> Generator[Any, None, Server]:
         return self._start().__await__()
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"serve() is to be awaited, or used with `async with`, before .{name}")
 
     async def __aenter__(self) -> Server:
         self._server = await self._start()

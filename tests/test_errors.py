@@ -81,7 +81,7 @@ SAMPLES: list[tuple[RawQuicError, dict[str, object], str]] = [
     ),
     (ClosedLocally(), {"code": 0, "reason": b""}, "closed locally with code 0"),
     (ClosedLocally(3, b"x"), {"code": 3, "reason": b"x"}, "closed locally with code 3: x"),
-    (IdleTimeout(), {}, "the connection was idle for too long"),
+    (IdleTimeout(), {}, "nothing came from the peer for Config.max_idle_timeout"),
     (StatelessReset(), {}, "the peer reset the connection statelessly"),
     (
         ProtocolViolation(0x0A, 0x1E, "no"),
