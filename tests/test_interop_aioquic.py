@@ -195,7 +195,8 @@ async def test_datagrams(certificate: Certificate, role: str) -> None:
     async with ROLES[role](certificate) as (session, stock):
         stock.echo = True
         assert session.max_datagram_size is not None
-        for data in (b"", b"x", bytes(session.max_datagram_size)):
+        # Stock has packets of 1,200 bytes; it could not echo what fits one of ours by now.
+        for data in (b"", b"x", bytes(min(session.max_datagram_size, 1150))):
             session.send_datagram(data)
             assert await within(session.read_datagram()) == data
         assert [each.data for each in stock.of(DatagramFrameReceived)][1] == b"x"
