@@ -5,13 +5,15 @@ that it may cost; `DataPeer` is the attacker.
 """
 
 import gc
+import os
 import time
 import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
-from data_peer import PING, DataPeer, ack, frame
+from data_peer import PING, DataPeer, ack, frame, stream
+from loopback import Certificate, pair
 
 from rawquic.backend import BACKEND
 
@@ -157,3 +159,56 @@ def test_a_probe_timeout_that_may_not_send_does_not_spin() -> None:
     peer.collect()
     peer.plane.allowance = 40
     assert timer_calls(peer, 10_000.0) < 1_000
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+async def test_a_forked_child_seals_nothing(certificate: Certificate) -> None:
+    """It would repeat nonces. The loop, if it runs on there, calls the reactor and nobody else."""
+    async with pair(certificate) as (client, _peer, _server):
+        send, _ = await client.open_bi()
+        link = client._link  # type: ignore[attr-defined]
+        reactor, plane = link.endpoint._io.reactor, link.connection.plane
+        assert plane.routed
+        plane.ping(1)
+        pid = os.fork()
+        if pid == 0:
+            sealed = 1
+            try:
+                before = link.endpoint.socket_stats()["send_datagrams"]
+                reactor.on_readable()
+                reactor.on_writable()
+                reactor.flush(plane)
+                now = time.monotonic()
+                sealed = len(plane.build(now)) + len(plane.build_single(b"\x01", b"", now, 0))
+                sealed += link.endpoint.socket_stats()["send_datagrams"] - before
+            finally:
+                os._exit(sealed)
+        _, status = os.waitpid(pid, 0)  # noqa: ASYNC222 - it ends at once
+        assert os.waitstatus_to_exitcode(status) == 0
+        await send.write(b"the parent goes on")
+
+
+def test_garbage_that_is_collected_in_a_batch_may_end_streams() -> None:
+    """Events are no Python objects: nothing runs while a frame holds a stream."""
+    peer = DataPeer(bidi_streams=5000)
+    collected = []
+    gc.callbacks.append(lambda phase, info: collected.append(phase))
+    threshold = gc.get_threshold()
+    try:
+        packet = peer.packet(stream(4 * 4999, 0, b"x"))
+        gc.set_threshold(100)
+        collected.clear()
+        peer.plane.receive(packet, peer.now)
+        assert not collected
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.pop()
+    assert len(peer.happened()) == 5000
+
+
+def test_the_fixed_bit_has_to_be_set() -> None:
+    """RFC 9000 §17.3.1."""
+    peer = DataPeer()
+    assert not peer.send(PING, bits=0x40)
+    assert peer.send(PING)

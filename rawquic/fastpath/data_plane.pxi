@@ -63,6 +63,16 @@ cdef struct Flow:
     uint64_t send_window      # bound of `buffered`
     uint64_t retransmitted    # bytes
 
+cdef struct Happening:
+    int kind
+    uint64_t number
+
+cdef struct EventQueue:
+    # No Python objects: to make one may collect garbage, which runs code that frees streams here.
+    Happening *items          # owned; `room` of them
+    size_t count
+    size_t room
+
 cdef struct Counters:
     uint64_t packets_sent, packets_received, packets_acked, packets_lost, spurious
     uint64_t datagrams_received, bytes_received, bytes_sent, failed_opens, duplicates
@@ -149,8 +159,8 @@ cdef class DataPlane:
     cdef list control_frames
     cdef list pings
     cdef bint ping_due
-    # What happened, for the session layer: (event, number) tuples.
-    cdef list events
+    # What happened, for the session layer.
+    cdef EventQueue events
     cdef double glitches, glitch_at
     cdef uint64_t holes
     cdef Counters counters
@@ -164,7 +174,8 @@ cdef class DataPlane:
     cdef IpAddress local
     cdef readonly bint routed      # reactor, peer and local are set
     cdef bint dirty                # something to send was queued since the last build
-    cdef bint listed               # in one of the reactor's lists
+    cdef bint listed               # among those that wait for the socket
+    cdef bint touched              # among those that got packets in this batch
     cdef public double armed       # the deadline that Python's timer stands at; 0: none
     cdef public bint control_called  # the control plane was called since Python looked
 
@@ -188,7 +199,7 @@ cdef class DataPlane:
         self.datagram_frame_limit = datagram_frame_limit
         self.max_ack_delay = max_ack_delay
         self.ack_delay_exponent = self.peer_ack_delay_exponent = 3
-        self.control_frames, self.pings, self.events, self.write_blocked = [], [], [], []
+        self.control_frames, self.pings, self.write_blocked = [], [], []
         self.skip_distance = 128
         self.skip_at = 1 + random_below(255)
         self.glitches = GLITCH_BURST
@@ -331,9 +342,15 @@ cdef class DataPlane:
 
     def take_events(self):
         """What happened since the last call, as (event, number) tuples."""
-        events = self.events
-        self.events = []
-        return events
+        cdef EventQueue events = self.events
+        cdef list result = []
+        memset(&self.events, 0, sizeof(EventQueue))
+        try:
+            for i in range(events.count):
+                result.append((<int>events.items[i].kind, events.items[i].number))
+        finally:
+            free(events.items)
+        return result
 
     def wants_flush(self):
         return self.dirty
@@ -484,6 +501,7 @@ cdef int plane_fail(
 cdef void plane_free(DataPlane self) noexcept:
     """Give everything back, tokens included; from __dealloc__ only."""
     sent_free(&self.sent)
+    free(self.events.items)
     ranges_free(&self.received.ranges)
     stream_table_free(&self.streams)
     datagrams_free(&self.datagrams_in)
