@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aioquic.buffer import Buffer
 from data_peer import PING, DataPeer, ack, frame, stream
 from loopback import Certificate, pair
 
@@ -212,3 +213,57 @@ def test_the_fixed_bit_has_to_be_set() -> None:
     peer = DataPeer()
     assert not peer.send(PING, bits=0x40)
     assert peer.send(PING)
+
+
+def test_tiny_holes_are_not_tolerated_for_ever() -> None:
+    """Each may move a list of as many ranges as the window allows."""
+    peer = DataPeer(stream_window=1 << 30, receive_window=1 << 30)
+    for first in range(0, 20_000, 100):
+        peer.send(*[stream(0, (1 << 29) - 2 * i, b"x") for i in range(first, first + 100)])
+    assert peer.failure() == PROTOCOL_VIOLATION
+
+
+def test_holes_of_lost_packets_are_tolerated() -> None:
+    peer = DataPeer(stream_window=1 << 30, receive_window=1 << 30)
+    for i in range(20_000):
+        peer.send(stream(0, 200 * i, bytes(100)))
+    assert peer.failure() is None
+
+
+@pytest.mark.parametrize("size", [40_000, 65_507, 65_527])
+def test_a_huge_mtu_carries_a_stream(size: int) -> None:
+    """A frame's length has to be what its two bytes can say."""
+    peer = DataPeer(initial_mtu=size, mtu_upper_bound=size)
+    stream_id = peer.plane.open_stream(True)
+    data = os.urandom(100_000)
+    assert peer.plane.write(stream_id, data, 0) == len(data)
+    payloads = []
+    for _ in range(100):
+        peer.now += 0.05
+        packets = peer.collect()
+        payloads += [payload for _, payload in packets]
+        if packets:
+            peer.send(ack((packets[0][0], packets[-1][0])))
+    assert carried(payloads, stream_id) == data
+
+
+def carried(payloads: list[bytes], stream_id: int) -> bytes:
+    """What the STREAM frames of these payloads carry."""
+    got = bytearray()
+    for payload in payloads:
+        buffer = Buffer(data=payload)
+        while not buffer.eof():
+            kind = buffer.pull_uint_var()
+            if kind & ~7 == 8:
+                assert buffer.pull_uint_var() == stream_id
+                offset = buffer.pull_uint_var() if kind & 4 else 0
+                size = buffer.pull_uint_var() if kind & 2 else len(payload) - buffer.tell()
+                got[offset : offset + size] = buffer.pull_bytes(size)
+            elif kind == 0x02:
+                for _ in range(4):
+                    buffer.pull_uint_var()
+            else:
+                assert kind in (0x00, 0x01, 0x10, 0x11), kind
+                for _ in range(kind & 1 if kind == 0x11 else 0):
+                    buffer.pull_uint_var()
+    return bytes(got)

@@ -36,6 +36,7 @@ cdef enum:
     GLITCH_BURST = 10000         # frames that carry nothing: at once, and per second
     GLITCH_RATE = 330
     DROPS_MOST = 1000            # packets dropped for too many holes in streams
+    TINY = 64                    # bytes of a STREAM frame that may not make holes for ever
     SKIPPED_KEPT = 4             # packet numbers left out on purpose that are remembered
 
 cdef struct StreamCounts:
@@ -204,7 +205,8 @@ cdef class DataPlane:
         self.skip_at = 1 + random_below(255)
         self.glitches = GLITCH_BURST
         rtt_begin(&self.rtt, initial_rtt, 0.025)
-        mtu_begin(&self.mtu, initial_mtu, max(initial_mtu, mtu_upper_bound))
+        initial_mtu = min(initial_mtu, <uint16_t>OUT_BYTES)
+        mtu_begin(&self.mtu, initial_mtu, max(initial_mtu, min(mtu_upper_bound, <uint16_t>OUT_BYTES)))
         congestion_begin(
             &self.congestion, CUBIC if congestion_control == "cubic" else NEWRENO, initial_mtu)
         pacer_begin(&self.pacer)

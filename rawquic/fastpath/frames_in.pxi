@@ -48,7 +48,7 @@ cdef FrameResult plane_frames(
         if frame_type & ~<uint64_t>7 == 8:
             facts.probing = False
             facts.eliciting = True
-            result = on_stream(self, frame_type, cursor)
+            result = on_stream(self, frame_type, cursor, now)
         elif frame_type == 0x02 or frame_type == 0x03:
             facts.probing = False
             if facts.acknowledges and not plane_tolerates(self, now):
@@ -215,13 +215,16 @@ cdef void note_size(DataPlane self, Stream *stream, uint64_t end, bint final) no
         receive.final_size = end
 
 
-cdef FrameResult on_stream(DataPlane self, uint64_t frame_type, Cursor *cursor) except *:
+cdef FrameResult on_stream(
+    DataPlane self, uint64_t frame_type, Cursor *cursor, double now
+) except *:
     cdef uint64_t stream_id, offset = 0, size = cursor.left
     cdef const uint8_t *data
     cdef Stream *stream
     cdef ReceiveHalf *receive
     cdef FrameResult result
     cdef Placement placed
+    cdef uint32_t holes
     cdef bint final = frame_type & 1
     if not take_varint(cursor, &stream_id):
         return malformed(self, frame_type)
@@ -246,7 +249,11 @@ cdef FrameResult on_stream(DataPlane self, uint64_t frame_type, Cursor *cursor) 
         plane_consumed(self, stream, receive_half_discard(receive))
         plane_settle_stream(self, stream)
         return FRAME_OK
+    holes = receive.ahead.count
     placed = receive_half_put(receive, offset, data, size, stream.receive_window)
+    # Each hole may move a long list. Loss makes holes of whole packets; tiny ones are made on purpose.
+    if receive.ahead.count > holes and size < TINY and not plane_tolerates(self, now):
+        return violated(self, PROTOCOL_VIOLATION, frame_type, b"too many tiny holes in streams")
     if placed != PLACED:
         self.counters.holes_dropped += 1
         if self.counters.holes_dropped > DROPS_MOST:

@@ -8,6 +8,7 @@ cdef enum:
     OUT_PACKETS = 64
     OUT_BYTES = 65507         # of one batch: what one GSO message takes
     OUT_ROOM = 65507 + 65536  # and an MTU probe behind it
+    LENGTH_MOST = 16383       # of a STREAM frame: its length has two bytes
     FRAME_ROOM = 40           # less room than this is left unused
     BODY_LEAST = 256          # encrypting from elsewhere pays from here on
     SEAL_LIMIT_BITS = 22      # a key update comes long before 2^23 packets (RFC 9001 §6.6)
@@ -372,7 +373,7 @@ cdef bint put_stream(DataPlane self, Draft *draft, Stream *stream) noexcept:
         offset = send.next
         size = min(send.written, send.credit) - offset
     room = room_of(draft) - 1 - varint_size(stream.id) - 2 - (varint_size(offset) if offset else 0)
-    size = min(size, room)
+    size = min(size, min(room, <uint64_t>LENGTH_MOST))
     fin = send.fin_written and offset + size == send.written
     draft.at[0] = <uint8_t>(0x0A | (4 if offset else 0) | fin)
     draft.at = put_varint(draft.at + 1, stream.id)
