@@ -15,8 +15,13 @@ import pytest
 from aioquic.buffer import Buffer
 from data_peer import PING, DataPeer, ack, frame, stream
 from loopback import Certificate, pair
+from pair import CLIENT, SERVER, seal, stock
+from pair import certificate as identity
 
 from rawquic.backend import BACKEND
+from rawquic.config import Config
+from rawquic.endpoint.routing import Routes
+from rawquic.tls import server_configuration
 
 pytestmark = pytest.mark.skipif(BACKEND != "compiled", reason="of the compiled data plane")
 
@@ -267,3 +272,86 @@ def carried(payloads: list[bytes], stream_id: int) -> bytes:
                 for _ in range(kind & 1 if kind == 0x11 else 0):
                     buffer.pull_uint_var()
     return bytes(got)
+
+
+class Duel:
+    """A stock client against the fast server, with no network between them and no latency."""
+
+    def __init__(self, **config: Any) -> None:
+        from rawquic.connection.fast import FastConnection
+
+        self.now = 1.0
+        self.client = stock(True)
+        settings, routes = Config(**config), Routes(None)
+        self.server: Any = FastConnection(
+            config=settings,
+            configuration=server_configuration(settings, identity()[1], ["h3"]),
+            new_connection_id=routes.new_connection_id,
+            reset_token=routes.reset_token,
+            original_destination_connection_id=self.client.original_destination_connection_id,
+        )
+        self.client.connect(SERVER, self.now)
+        for _ in range(10):
+            self.exchange()
+        assert self.server.handshake_done and self.server._handshake_confirmed
+
+    def exchange(self) -> None:
+        self.now += 0.01
+        for data, _ in self.client.datagrams_to_send(self.now):
+            self.server.receive(data, CLIENT, self.now)
+        for data, _ in self.server.datagrams_to_send(self.now):
+            self.client.receive_datagram(data, SERVER, self.now)
+
+    def attack(self, *frames: bytes) -> None:
+        """A packet of the client's, and what it brings about; nothing goes back."""
+        self.server.receive(seal(self.client, b"".join(frames)), CLIENT, self.now)
+        self.server.datagrams_to_send(self.now)
+
+
+def fill_window(duel: Duel) -> int:
+    """The server sends until its congestion window is full, and is not acknowledged."""
+    stream_id: int = duel.server.open_stream(True)
+    offset = 0
+    for _ in range(50):
+        offset += duel.server.write(stream_id, bytes(65536), 0)
+        duel.server.datagrams_to_send(duel.now)
+    return offset
+
+
+def test_a_peer_that_acknowledges_nothing_gets_no_control_frames_without_end() -> None:
+    duel = Duel()
+    fill_window(duel)
+    for i in range(3_000):
+        duel.now += 0.001
+        duel.attack(frame(0x1A, i.to_bytes(8, "big")))
+    assert duel.server.plane.control_waiting() < 1_000
+
+
+def test_a_keep_alive_behind_a_full_window_does_not_spin() -> None:
+    duel = Duel(keep_alive_interval=1.0, max_idle_timeout=None)
+    fill_window(duel)
+    end, calls = duel.now + 50.0, 0  # before the idle timeout
+    while duel.now < end and calls < 10_000:
+        due = duel.server.timer()
+        assert due is not None
+        duel.now = max(duel.now + 1e-6, due)
+        duel.server.handle_timer(duel.now)
+        duel.server.datagrams_to_send(duel.now)
+        calls += 1
+    assert calls < 300
+
+
+def test_what_is_coalesced_behind_another_connection_id_is_dropped() -> None:
+    """RFC 9000 §12.2."""
+    duel = Duel()
+    behind = {}
+    for name, cid in (("ours", duel.server.host_cid), ("other", b"unknown!")):
+        duel.client._peer_cid.cid = cid
+        packet = seal(duel.client, EMPTY_DATAGRAM)
+        # A long-header packet that is dropped: of a Handshake that is over.
+        long = b"\xe0" + (1).to_bytes(4, "big") + b"\x08" + duel.server.host_cid + b"\x00"
+        long += (0x4000 | 40).to_bytes(2, "big") + bytes(40)
+        before = duel.server.plane.statistics()["packets_acked"], duel.server.plane.last_number
+        duel.server.receive(long + packet, CLIENT, duel.now)
+        behind[name] = duel.server.plane.last_number > before[1]
+    assert behind == {"ours": True, "other": False}

@@ -37,7 +37,7 @@ from ..errors import (
     StreamReset,
     StreamStopped,
 )
-from .control import ControlPlane
+from .control import CONNECTION_ID_LENGTH, ControlPlane
 from .frame_sink import FrameSink, Token
 from .interface import Address, Event, EventTuple, PathStatistics
 from .one_rtt_gate import OneRttGate
@@ -46,6 +46,7 @@ logger = logging.getLogger("rawquic")
 
 EVENTS = tuple(Event)
 MAX_EARLY_PACKETS = 32  # 1-RTT packets that came before their keys
+MAX_CONTROL_FRAMES = 256  # that wait to be sent
 CIPHERS = {
     CipherSuite.AES_128_GCM_SHA256: "aes-128-gcm",
     CipherSuite.AES_256_GCM_SHA384: "aes-256-gcm",
@@ -148,7 +149,9 @@ class FastConnection(ControlPlane):
         self._control_dirty = True
         self._take_aioquic_events()
         self._settle()
-        if tail and self.close_reason is None:
+        ours = (each.cid for each in self._host_cids)
+        if tail and self.close_reason is None and tail[1 : 1 + CONNECTION_ID_LENGTH] in ours:
+            # RFC 9000 §12.2: what is coalesced behind another connection ID is dropped.
             self._receive_short(tail, address, now)
         self._open_early(now)
 
@@ -189,7 +192,7 @@ class FastConnection(ControlPlane):
             self._follow_peer(path)
 
     def _open_early(self, now: float) -> None:
-        if self._early and self.plane.can_open():
+        if self._early and self.plane.can_open() and self.close_reason is None:
             early, self._early = self._early, []
             for data, address in early:
                 self._receive_short(data, address, now)
@@ -399,6 +402,8 @@ class FastConnection(ControlPlane):
 
     def _write_control(self, now: float) -> None:
         """Let aioquic write its 1-RTT frames into a sink, and queue them in the data plane."""
+        if self.plane.control_waiting() >= MAX_CONTROL_FRAMES:
+            return  # until those have left, which takes a peer that acknowledges
         self._control_dirty = False
         sink = FrameSink()
         self._loss._pacer.packet_time = None  # the handshake's pacer would hold frames back

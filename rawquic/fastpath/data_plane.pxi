@@ -315,6 +315,10 @@ cdef class DataPlane:
         self.control_frames.append((frame, token))
         self.dirty = True
 
+    def control_waiting(self):
+        """How many frames of the control plane wait to be sent."""
+        return PyList_GET_SIZE(self.control_frames)
+
     # -- packets, for a sans-IO caller -------------------------------------------------------------
 
     def receive(self, bytes packet not None, double now):

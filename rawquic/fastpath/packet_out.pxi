@@ -12,6 +12,7 @@ cdef enum:
     FRAME_ROOM = 40           # less room than this is left unused
     BODY_LEAST = 256          # encrypting from elsewhere pays from here on
     SEAL_LIMIT_BITS = 22      # a key update comes long before 2^23 packets (RFC 9001 §6.6)
+    SEAL_MOST_BITS = 23       # and where it cannot, that is the end (§6.6)
     SKIP_DISTANCE_MOST = 131072
 
 cdef struct Outbox:
@@ -58,6 +59,9 @@ cdef int plane_build(DataPlane self, Outbox *out, double now) except -1:
         return 0
     if self.seal_key.sealed >> SEAL_LIMIT_BITS or self.update_wanted:
         consider_key_update(self)
+        if self.seal_key.sealed >> SEAL_MOST_BITS:
+            plane_fail(self, AEAD_LIMIT_REACHED, 0, b"the peer does not follow a key update")
+            return 0
     if now >= self.pacing_at:
         self.pacing_at = 0
     pace = pacer_allowance(
