@@ -5,14 +5,23 @@ that it may cost; `DataPeer` is the attacker.
 """
 
 import gc
+import os
+import time
 import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
-from data_peer import PING, DataPeer, ack, frame
+from aioquic.buffer import Buffer
+from data_peer import PING, DataPeer, ack, frame, stream
+from loopback import Certificate, pair
+from pair import CLIENT, SERVER, seal, stock
+from pair import certificate as identity
 
 from rawquic.backend import BACKEND
+from rawquic.config import Config
+from rawquic.endpoint.routing import Routes
+from rawquic.tls import server_configuration
 
 pytestmark = pytest.mark.skipif(BACKEND != "compiled", reason="of the compiled data plane")
 
@@ -154,3 +163,193 @@ def test_a_probe_timeout_that_may_not_send_does_not_spin() -> None:
     peer.collect()
     peer.plane.allowance = 40
     assert timer_calls(peer, 10_000.0) < 1_000
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+async def test_a_forked_child_seals_nothing(certificate: Certificate) -> None:
+    """It would repeat nonces. The loop, if it runs on there, calls the reactor and nobody else."""
+    async with pair(certificate) as (client, _peer, _server):
+        send, _ = await client.open_bi()
+        link = client._link  # type: ignore[attr-defined]
+        reactor, plane = link.endpoint._io.reactor, link.connection.plane
+        assert plane.routed
+        plane.ping(1)
+        pid = os.fork()
+        if pid == 0:
+            sealed = 1
+            try:
+                before = link.endpoint.socket_stats()["send_datagrams"]
+                reactor.on_readable()
+                reactor.on_writable()
+                reactor.flush(plane)
+                now = time.monotonic()
+                sealed = len(plane.build(now)) + len(plane.build_single(b"\x01", b"", now, 0))
+                sealed += link.endpoint.socket_stats()["send_datagrams"] - before
+            finally:
+                os._exit(sealed)
+        _, status = os.waitpid(pid, 0)  # noqa: ASYNC222 - it ends at once
+        assert os.waitstatus_to_exitcode(status) == 0
+        await send.write(b"the parent goes on")
+
+
+def test_garbage_that_is_collected_in_a_batch_may_end_streams() -> None:
+    """Events are no Python objects: nothing runs while a frame holds a stream."""
+    peer = DataPeer(bidi_streams=5000)
+    collected = []
+    gc.callbacks.append(lambda phase, info: collected.append(phase))
+    threshold = gc.get_threshold()
+    try:
+        packet = peer.packet(stream(4 * 4999, 0, b"x"))
+        gc.set_threshold(100)
+        collected.clear()
+        peer.plane.receive(packet, peer.now)
+        assert not collected
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.pop()
+    assert len(peer.happened()) == 5000
+
+
+def test_the_fixed_bit_has_to_be_set() -> None:
+    """RFC 9000 §17.3.1."""
+    peer = DataPeer()
+    assert not peer.send(PING, bits=0x40)
+    assert peer.send(PING)
+
+
+def test_tiny_holes_are_not_tolerated_for_ever() -> None:
+    """Each may move a list of as many ranges as the window allows."""
+    peer = DataPeer(stream_window=1 << 30, receive_window=1 << 30)
+    for first in range(0, 20_000, 100):
+        peer.send(*[stream(0, (1 << 29) - 2 * i, b"x") for i in range(first, first + 100)])
+    assert peer.failure() == PROTOCOL_VIOLATION
+
+
+def test_holes_of_lost_packets_are_tolerated() -> None:
+    peer = DataPeer(stream_window=1 << 30, receive_window=1 << 30)
+    for i in range(20_000):
+        peer.send(stream(0, 200 * i, bytes(100)))
+    assert peer.failure() is None
+
+
+@pytest.mark.parametrize("size", [40_000, 65_507, 65_527])
+def test_a_huge_mtu_carries_a_stream(size: int) -> None:
+    """A frame's length has to be what its two bytes can say."""
+    peer = DataPeer(initial_mtu=size, mtu_upper_bound=size)
+    stream_id = peer.plane.open_stream(True)
+    data = os.urandom(100_000)
+    assert peer.plane.write(stream_id, data, 0) == len(data)
+    payloads = []
+    for _ in range(100):
+        peer.now += 0.05
+        packets = peer.collect()
+        payloads += [payload for _, payload in packets]
+        if packets:
+            peer.send(ack((packets[0][0], packets[-1][0])))
+    assert carried(payloads, stream_id) == data
+
+
+def carried(payloads: list[bytes], stream_id: int) -> bytes:
+    """What the STREAM frames of these payloads carry."""
+    got = bytearray()
+    for payload in payloads:
+        buffer = Buffer(data=payload)
+        while not buffer.eof():
+            kind = buffer.pull_uint_var()
+            if kind & ~7 == 8:
+                assert buffer.pull_uint_var() == stream_id
+                offset = buffer.pull_uint_var() if kind & 4 else 0
+                size = buffer.pull_uint_var() if kind & 2 else len(payload) - buffer.tell()
+                got[offset : offset + size] = buffer.pull_bytes(size)
+            elif kind == 0x02:
+                for _ in range(4):
+                    buffer.pull_uint_var()
+            else:
+                assert kind in (0x00, 0x01, 0x10, 0x11), kind
+                for _ in range(kind & 1 if kind == 0x11 else 0):
+                    buffer.pull_uint_var()
+    return bytes(got)
+
+
+class Duel:
+    """A stock client against the fast server, with no network between them and no latency."""
+
+    def __init__(self, **config: Any) -> None:
+        from rawquic.connection.fast import FastConnection
+
+        self.now = 1.0
+        self.client = stock(True)
+        settings, routes = Config(**config), Routes(None)
+        self.server: Any = FastConnection(
+            config=settings,
+            configuration=server_configuration(settings, identity()[1], ["h3"]),
+            new_connection_id=routes.new_connection_id,
+            reset_token=routes.reset_token,
+            original_destination_connection_id=self.client.original_destination_connection_id,
+        )
+        self.client.connect(SERVER, self.now)
+        for _ in range(10):
+            self.exchange()
+        assert self.server.handshake_done and self.server._handshake_confirmed
+
+    def exchange(self) -> None:
+        self.now += 0.01
+        for data, _ in self.client.datagrams_to_send(self.now):
+            self.server.receive(data, CLIENT, self.now)
+        for data, _ in self.server.datagrams_to_send(self.now):
+            self.client.receive_datagram(data, SERVER, self.now)
+
+    def attack(self, *frames: bytes) -> None:
+        """A packet of the client's, and what it brings about; nothing goes back."""
+        self.server.receive(seal(self.client, b"".join(frames)), CLIENT, self.now)
+        self.server.datagrams_to_send(self.now)
+
+
+def fill_window(duel: Duel) -> int:
+    """The server sends until its congestion window is full, and is not acknowledged."""
+    stream_id: int = duel.server.open_stream(True)
+    offset = 0
+    for _ in range(50):
+        offset += duel.server.write(stream_id, bytes(65536), 0)
+        duel.server.datagrams_to_send(duel.now)
+    return offset
+
+
+def test_a_peer_that_acknowledges_nothing_gets_no_control_frames_without_end() -> None:
+    duel = Duel()
+    fill_window(duel)
+    for i in range(3_000):
+        duel.now += 0.001
+        duel.attack(frame(0x1A, i.to_bytes(8, "big")))
+    assert duel.server.plane.control_waiting() < 1_000
+
+
+def test_a_keep_alive_behind_a_full_window_does_not_spin() -> None:
+    duel = Duel(keep_alive_interval=1.0, max_idle_timeout=None)
+    fill_window(duel)
+    end, calls = duel.now + 50.0, 0  # before the idle timeout
+    while duel.now < end and calls < 10_000:
+        due = duel.server.timer()
+        assert due is not None
+        duel.now = max(duel.now + 1e-6, due)
+        duel.server.handle_timer(duel.now)
+        duel.server.datagrams_to_send(duel.now)
+        calls += 1
+    assert calls < 300
+
+
+def test_what_is_coalesced_behind_another_connection_id_is_dropped() -> None:
+    """RFC 9000 §12.2."""
+    duel = Duel()
+    behind = {}
+    for name, cid in (("ours", duel.server.host_cid), ("other", b"unknown!")):
+        duel.client._peer_cid.cid = cid
+        packet = seal(duel.client, EMPTY_DATAGRAM)
+        # A long-header packet that is dropped: of a Handshake that is over.
+        long = b"\xe0" + (1).to_bytes(4, "big") + b"\x08" + duel.server.host_cid + b"\x00"
+        long += (0x4000 | 40).to_bytes(2, "big") + bytes(40)
+        before = duel.server.plane.statistics()["packets_acked"], duel.server.plane.last_number
+        duel.server.receive(long + packet, CLIENT, duel.now)
+        behind[name] = duel.server.plane.last_number > before[1]
+    assert behind == {"ours": True, "other": False}

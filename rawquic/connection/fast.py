@@ -48,6 +48,7 @@ EVENTS = tuple(Event)
 SMALL_BUFFER = 1 << 20  # bytes that a socket holds, below which bursts must be bounded
 MAX_EARLY_PACKETS = 32  # 1-RTT packets that came before their keys
 PROBE_LEAST = 1 + 20 + 4 + 9 + 9 + 16  # PATH_CHALLENGE and PATH_RESPONSE in one packet
+MAX_CONTROL_FRAMES = 256  # that wait to be sent
 CIPHERS = {
     CipherSuite.AES_128_GCM_SHA256: "aes-128-gcm",
     CipherSuite.AES_256_GCM_SHA384: "aes-256-gcm",
@@ -202,7 +203,7 @@ class FastConnection(ControlPlane):
             self._follow_peer(path)
 
     def _open_early(self, now: float) -> None:
-        if self._early and self.plane.can_open():
+        if self._early and self.plane.can_open() and self.close_reason is None:
             early, self._early = self._early, []
             for data, path in early:
                 self._receive_short(data, path, now)
@@ -421,6 +422,8 @@ class FastConnection(ControlPlane):
 
     def _write_control(self, now: float) -> None:
         """Let aioquic write its 1-RTT frames into a sink, and queue them in the data plane."""
+        if self.plane.control_waiting() >= MAX_CONTROL_FRAMES:
+            return  # until those have left, which takes a peer that acknowledges
         self._control_dirty = False
         sink = FrameSink()
         self._loss._pacer.packet_time = None  # the handshake's pacer would hold frames back

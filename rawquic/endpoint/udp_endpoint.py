@@ -469,6 +469,8 @@ _endpoints: weakref.WeakSet[UdpEndpoint] = weakref.WeakSet()
 def _kill_inherited_endpoints() -> None:
     for endpoint in list(_endpoints):
         endpoint.dead = endpoint.closed = True
+        if endpoint._io.reactor is not None:
+            endpoint._io.reactor.close()  # which the loop calls past the endpoint
 
 
 if hasattr(os, "register_at_fork"):

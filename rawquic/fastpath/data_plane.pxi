@@ -36,6 +36,7 @@ cdef enum:
     GLITCH_BURST = 10000         # frames that carry nothing: at once, and per second
     GLITCH_RATE = 330
     DROPS_MOST = 1000            # packets dropped for too many holes in streams
+    TINY = 64                    # bytes of a STREAM frame that may not make holes for ever
     SKIPPED_KEPT = 4             # packet numbers left out on purpose that are remembered
 
 cdef struct StreamCounts:
@@ -62,6 +63,16 @@ cdef struct Flow:
     uint64_t buffered         # written and not acknowledged
     uint64_t send_window      # bound of `buffered`
     uint64_t retransmitted    # bytes
+
+cdef struct Happening:
+    int kind
+    uint64_t number
+
+cdef struct EventQueue:
+    # No Python objects: to make one may collect garbage, which runs code that frees streams here.
+    Happening *items          # owned; `room` of them
+    size_t count
+    size_t room
 
 cdef struct Counters:
     uint64_t packets_sent, packets_received, packets_acked, packets_lost, spurious
@@ -153,8 +164,8 @@ cdef class DataPlane:
     cdef list control_frames
     cdef list pings
     cdef bint ping_due
-    # What happened, for the session layer: (event, number) tuples.
-    cdef list events
+    # What happened, for the session layer.
+    cdef EventQueue events
     cdef double glitches, glitch_at
     cdef uint64_t holes
     cdef Counters counters
@@ -168,7 +179,8 @@ cdef class DataPlane:
     cdef IpAddress local
     cdef readonly bint routed      # reactor, peer and local are set
     cdef bint dirty                # something to send was queued since the last build
-    cdef bint listed               # in one of the reactor's lists
+    cdef bint listed               # among those that wait for the socket
+    cdef bint touched              # among those that got packets in this batch
     cdef public double armed       # the deadline that Python's timer stands at; 0: none
     cdef public bint control_called  # the control plane was called since Python looked
 
@@ -193,11 +205,13 @@ cdef class DataPlane:
         self.datagram_frame_limit = datagram_frame_limit
         self.max_ack_delay = max_ack_delay
         self.ack_delay_exponent = self.peer_ack_delay_exponent = 3
-        self.control_frames, self.pings, self.events, self.write_blocked = [], [], [], []
+        self.control_frames, self.pings, self.write_blocked = [], [], []
         self.skip_distance = 128
         self.skip_at = 1 + random_below(255)
         self.glitches = GLITCH_BURST
         rtt_begin(&self.rtt, initial_rtt, 0.025)
+        initial_mtu = min(initial_mtu, <uint16_t>OUT_BYTES)
+        mtu_upper_bound = min(mtu_upper_bound, <uint16_t>OUT_BYTES)
         self.initial_mtu, self.mtu_upper_bound = initial_mtu, max(initial_mtu, mtu_upper_bound)
         self.peer_udp_limit = 65527
         mtu_begin(&self.mtu, self.initial_mtu, self.mtu_upper_bound)
@@ -321,6 +335,10 @@ cdef class DataPlane:
         self.control_frames.append((frame, token))
         self.dirty = True
 
+    def control_waiting(self):
+        """How many frames of the control plane wait to be sent."""
+        return PyList_GET_SIZE(self.control_frames)
+
     # -- packets, for a sans-IO caller -------------------------------------------------------------
 
     def receive(self, bytes packet not None, double now):
@@ -350,9 +368,15 @@ cdef class DataPlane:
 
     def take_events(self):
         """What happened since the last call, as (event, number) tuples."""
-        events = self.events
-        self.events = []
-        return events
+        cdef EventQueue events = self.events
+        cdef list result = []
+        memset(&self.events, 0, sizeof(EventQueue))
+        try:
+            for i in range(events.count):
+                result.append((<int>events.items[i].kind, events.items[i].number))
+        finally:
+            free(events.items)
+        return result
 
     def wants_flush(self):
         return self.dirty
@@ -513,6 +537,7 @@ cdef int plane_fail(
 cdef void plane_free(DataPlane self) noexcept:
     """Give everything back, tokens included; from __dealloc__ only."""
     sent_free(&self.sent)
+    free(self.events.items)
     ranges_free(&self.received.ranges)
     stream_table_free(&self.streams)
     datagrams_free(&self.datagrams_in)

@@ -45,7 +45,7 @@ cdef int plane_receive(
             size = min(segment_size, length - at)
             self.counters.datagrams_received += 1
             self.counters.bytes_received += size
-            if size >= PACKET_LEAST:
+            if size >= PACKET_LEAST and data[at] & 0xC0 == 0x40:  # RFC 9000 §17.3.1
                 segments[count].start = data + at
                 segments[count].length = size
                 memcpy(masks + 16 * count, data + at + PN_OFFSET + 4, 16)

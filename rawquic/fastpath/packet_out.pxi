@@ -8,8 +8,10 @@ cdef enum:
     OUT_PACKETS = 64
     OUT_BYTES = 65507         # of one batch: what one GSO message takes
     OUT_ROOM = 65507 + 65536  # and an MTU probe behind it
+    LENGTH_MOST = 16383       # of a STREAM frame: its length has two bytes
     FRAME_ROOM = 40           # less room than this is left unused
     BODY_LEAST = 256          # encrypting from elsewhere pays from here on
+    SEAL_MOST_BITS = 23       # and where it cannot, that is the end (§6.6)
     SKIP_DISTANCE_MOST = 131072
 
 cdef struct Outbox:
@@ -56,6 +58,9 @@ cdef int plane_build(DataPlane self, Outbox *out, double now) except -1:
         return 0
     if self.seal_key.sealed >= self.packets_per_key or self.update_wanted:
         consider_key_update(self)
+        if self.seal_key.sealed >> SEAL_MOST_BITS:
+            plane_fail(self, AEAD_LIMIT_REACHED, 0, b"the peer does not follow a key update")
+            return 0
     if now >= self.pacing_at:
         self.pacing_at = 0
     pace = pacer_allowance(
@@ -388,7 +393,7 @@ cdef bint put_stream(DataPlane self, Draft *draft, Stream *stream) noexcept:
         offset = send.next
         size = min(send.written, send.credit) - offset
     room = room_of(draft) - 1 - varint_size(stream.id) - 2 - (varint_size(offset) if offset else 0)
-    size = min(size, room)
+    size = min(size, min(room, <uint64_t>LENGTH_MOST))
     fin = send.fin_written and offset + size == send.written
     draft.at[0] = <uint8_t>(0x0A | (4 if offset else 0) | fin)
     draft.at = put_varint(draft.at + 1, stream.id)

@@ -61,10 +61,19 @@ cdef class Reactor:
         free(self.held)
 
     def close(self):
-        """Let go of all connections; nothing is read or sent any more."""
+        """Wipe the keys of all connections and let go of them; nothing is read or sent any more."""
+        cdef IdSlot *slots = self.slots
+        cdef uint64_t i, room = self.room
         self.closed = True
         self.on_batch = self.on_blocked = None
         self.touched, self.waiting = [], []
+        # Here the garbage collector does not see them.
+        self.slots, self.room, self.count = NULL, 0, 0
+        for i in range(room):
+            if slots[i].plane != NULL:
+                (<DataPlane>slots[i].plane).discard()
+                Py_DECREF(<object>slots[i].plane)
+        free(slots)
 
     # -- routes ------------------------------------------------------------------------------------
 
@@ -72,6 +81,7 @@ cdef class Reactor:
         """Packets to `cid` are for `plane`."""
         cdef uint64_t number = cid_number(cid), i
         cdef IdSlot *slot
+        cdef PyObject *before
         if (self.count + 1) * 2 > self.room:
             reactor_grow(self)
         i = self.salted(number)
@@ -79,15 +89,17 @@ cdef class Reactor:
             i = (i + 1) & (self.room - 1)
         slot = &self.slots[i]
         Py_INCREF(plane)
-        if slot.plane != NULL:
-            Py_DECREF(<object>slot.plane)
+        before = slot.plane
+        slot.id, slot.plane = number, <PyObject *>plane
+        if before != NULL:
+            Py_DECREF(<object>before)
         else:
             self.count += 1
-        slot.id, slot.plane = number, <PyObject *>plane
 
     def unroute(self, bytes cid not None):
         """Packets to `cid` are for Python again."""
         cdef uint64_t number = cid_number(cid), i, hole, home
+        cdef DataPlane gone  # freed behind all this, since that may run what routes
         if self.room == 0:
             return
         i = self.salted(number)
@@ -95,7 +107,8 @@ cdef class Reactor:
             i = (i + 1) & (self.room - 1)
         if self.slots[i].plane == NULL:
             return
-        Py_DECREF(<object>self.slots[i].plane)
+        gone = <DataPlane>self.slots[i].plane
+        Py_DECREF(gone)
         self.slots[i].plane = NULL
         self.count -= 1
         hole = i
@@ -177,16 +190,21 @@ cdef class Reactor:
 
     def on_writable(self):
         """The socket takes more: send what was held, then those who waited."""
-        cdef list waiting
+        cdef list waiting, ready = []
         if self.closed or not reactor_send_held(self):
             return
         waiting, self.waiting = self.waiting, []
         for plane in waiting:
             (<DataPlane>plane).listed = False
+            more = False
             try:
-                reactor_flush(self, plane, monotonic())
+                more = reactor_flush(self, plane, monotonic())
             except Exception as error:
                 plane_broke(plane, error)
+            if more or plane_has_news(plane):
+                ready.append(plane)
+        if ready and self.on_batch is not None:
+            self.on_batch([], ready)
 
 
 cdef uint64_t cid_number(bytes cid) except? 0:
@@ -219,6 +237,7 @@ cdef int reactor_message(Reactor self, Message *message, list others, double now
     """Give each run of segments with one connection ID to its connection."""
     cdef size_t at = 0, start, size = message.segment_size
     cdef uint8_t *data = message.data
+    cdef uint64_t before
     cdef DataPlane plane
     while at < message.length:
         start = at
@@ -241,14 +260,16 @@ cdef int reactor_message(Reactor self, Message *message, list others, double now
             and memcmp(data + at + 1, data + start + 1, HOST_CID_LENGTH) == 0
         ):
             at += size
-        plane.local = message.local
+        before = plane.counters.packets_received
         try:
             plane_receive(
                 plane, data + start, min(at, message.length) - start, size, message.ecn, now)
         except Exception as error:
             plane_broke(plane, error)
-        if not plane.listed:
-            plane.listed = True
+        if plane.counters.packets_received != before:
+            plane.local = message.local  # only an authentic packet says where to answer from
+        if not plane.touched:
+            plane.touched = True
             self.touched.append(plane)
     return 0
 
@@ -263,7 +284,7 @@ cdef int reactor_after(Reactor self, list others) except -1:
     for item in touched:
         more = False
         plane = <DataPlane>item
-        plane.listed = False
+        plane.touched = False
         if plane.received.unacked >= 2:
             plane.received.urgent = True
         try:
@@ -288,7 +309,7 @@ cdef int plane_broke(DataPlane self, error) except -1:
 cdef bint plane_has_news(DataPlane self) noexcept:
     """True when Python has to look at this connection."""
     cdef double deadline
-    if PyList_GET_SIZE(self.events) or self.closing or self.control_called:
+    if self.events.count or self.closing or self.control_called:
         return True
     deadline = plane_deadline(self)
     return deadline != 0 and (self.armed == 0 or deadline < self.armed - 1e-4)
@@ -297,6 +318,8 @@ cdef bint plane_has_news(DataPlane self) noexcept:
 cdef bint reactor_flush(Reactor self, DataPlane plane, double now) except *:
     """Build and send until nothing more may leave; True when only the turn is over."""
     cdef int rounds
+    if not plane.routed:
+        return False  # it ended or moved while it waited
     for rounds in range(FLUSHES_MOST):
         if self.blocked:
             if not plane.listed:

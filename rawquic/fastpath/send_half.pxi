@@ -104,11 +104,21 @@ cdef const uint8_t *send_half_bytes(
     SendHalf *self, uint64_t offset, uint64_t size, uint8_t *scratch, bint *copied
 ) noexcept nogil:
     """Where bytes [offset, offset + size) are; copied to `scratch` when in several pieces."""
-    cdef uint32_t i = self.current
+    cdef uint32_t i = self.current, low, high
     cdef Piece *piece
     cdef uint64_t at, part
     if i == self.tail or offset < self.pieces[i & (self.room - 1)].offset:
-        i = self.head
+        # Sent again: which of perhaps a million small pieces, the peer decides.
+        low = 0
+        high = self.tail - self.head - 1
+        while low < high:
+            i = (low + high) >> 1
+            piece = &self.pieces[(self.head + i) & (self.room - 1)]
+            if offset >= piece.offset + piece.size:
+                low = i + 1
+            else:
+                high = i
+        i = self.head + low
     piece = &self.pieces[i & (self.room - 1)]
     while offset >= piece.offset + piece.size:
         i += 1
@@ -151,13 +161,14 @@ cdef uint64_t send_half_acked(SendHalf *self, uint64_t start, uint64_t stop) noe
 
 cdef void send_half_lost(SendHalf *self, uint64_t start, uint64_t stop, bint fin) noexcept nogil:
     """Send [start, stop) again, but for what was acknowledged meanwhile."""
-    cdef uint32_t i = 0
+    cdef uint32_t i
     cdef Range *acked
     if self.reset:
         return
     if fin and not self.fin_acked:
         self.fin_lost = True
     start = max(start, self.acked)
+    i = ranges_find(&self.acked_ahead, start)
     while start < stop:
         while i < self.acked_ahead.count and self.acked_ahead.items[i].stop <= start:
             i += 1

@@ -227,10 +227,18 @@ cdef void plane_stream_credit(DataPlane self, bint uni) noexcept:
 
 
 cdef void plane_event(DataPlane self, int event, uint64_t number) noexcept:
-    try:
-        self.events.append((event, number))
-    except MemoryError:
-        plane_fail(self, INTERNAL_ERROR, 0, b"out of memory")
+    cdef EventQueue *events = &self.events
+    cdef size_t room = events.room * 2 if events.room else 8
+    cdef Happening *grown
+    if events.count == events.room:
+        grown = <Happening *>realloc(events.items, room * sizeof(Happening))
+        if grown == NULL:
+            plane_fail(self, INTERNAL_ERROR, 0, b"out of memory")
+            return
+        events.items, events.room = grown, room
+    events.items[events.count].kind = event
+    events.items[events.count].number = number
+    events.count += 1
 
 
 cdef void plane_wake_writers(DataPlane self) noexcept:
