@@ -242,7 +242,7 @@ cdef int reactor_message(Reactor self, Message *message, list others, double now
     while at < message.length:
         start = at
         plane = None
-        if message.length - at >= PACKET_LEAST and not data[at] & 0x80:
+        if min(size, message.length - at) >= PACKET_LEAST and not data[at] & 0x80:
             plane = self.find(data + at + 1)
         if plane is None or not plane.routed or not same_peer(&plane.peer, message.peer):
             # A handshake, a stranger, or a peer that has moved: rare, and Python's.
