@@ -97,20 +97,28 @@ def test_numbers_below_the_window_are_dropped() -> None:
     assert pair.server.read_datagrams(10) == []
 
 
+def late_flight() -> tuple[Pair, Any, int, int, int]:
+    """A flight that does not arrive, and no number left out in it: (pair, before, first, last, stream)."""
+    while True:
+        pair, _ = tapped()
+        assert transfer(pair, pair.server, bytes(100 * KIB)) == bytes(100 * KIB)
+        before = pair.server.statistics()
+        pair.run(0.5)
+        first = views.next_number(pair.server)
+        stream_id = opened(pair.server)
+        pair.server.write(stream_id, bytes(8 * KIB), 0)
+        pair.keep = lambda source, data: False
+        pair.flush()
+        last = views.next_number(pair.server) - 1
+        assert last - first >= 4
+        if not any(first <= number <= last for number in pair.server.plane.inspect()["skipped"]):
+            return pair, before, first, last, stream_id
+
+
 def test_spurious_loss_is_noticed_and_the_window_restored() -> None:
     """RFC 9002 leaves it open; the packets were late, not lost."""
-    pair, _ = tapped()
-    assert transfer(pair, pair.server, bytes(100 * KIB)) == bytes(100 * KIB)
+    pair, before, first, last, stream_id = late_flight()
     server = pair.server
-    before = server.statistics()
-    pair.run(0.5)
-    first = views.next_number(server)
-    stream_id = opened(server)
-    server.write(stream_id, bytes(8 * KIB), 0)
-    pair.keep = lambda source, data: False
-    pair.flush()
-    last = views.next_number(server) - 1
-    assert last - first >= 4
     pair.run(0.02)
     pair.inject(pair.client, frame(0x02, last, 0, 0, 0))
     assert server.statistics().packets_lost > before.packets_lost
