@@ -98,7 +98,7 @@ def test_numbers_below_the_window_are_dropped() -> None:
 
 
 def late_flight() -> tuple[Pair, Any, int, int, int]:
-    """A flight that does not arrive, and no number left out in it: (pair, before, first, last, stream)."""
+    """A flight that does not arrive: (pair, statistics before, first and last number, stream)."""
     while True:
         pair, _ = tapped()
         assert transfer(pair, pair.server, bytes(100 * KIB)) == bytes(100 * KIB)
