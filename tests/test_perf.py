@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import os
+from types import SimpleNamespace
 
 import pytest
 
 import rawquic
-from rawquic.perf import ALPN, WORKS, Options, percentiles, run, serve_perf, verify
+from rawquic.perf import ALPN, WORKS, Options, percentiles, run, serve_perf, verify, works
 from rawquic.perf.measure import report
 from rawquic.perf.protocol import DIGEST, RANDOM, SINK, UNTIL_STOPPED, word
 from rawquic.perf.verify import Corrupted
@@ -191,9 +193,13 @@ async def test_every_work_measures_both_ends(connect, work):
     assert result.as_dict()["options"]["count"] == 20
 
 
-async def test_without_a_size_a_transfer_fills_the_duration(connect):
+async def test_without_a_size_a_transfer_fills_the_duration(connect, monkeypatch):
+    """By the first transfer's speed, whatever it was: a clock that ticks 0.1 s at each look."""
+    ticks = itertools.count()
+    clock = SimpleNamespace(perf_counter=lambda: next(ticks) / 10)
+    monkeypatch.setattr(works, "time", clock)
     result = await run("download", connect, Options(duration=0.2, streams=3))
-    assert result.bytes >= 1 << 20
+    assert result.bytes == pytest.approx(2 * works.FIRST_SIZE, abs=3)
     assert result.count == 3
     assert result.megabytes_per_second == pytest.approx(result.bytes / result.seconds / 1e6)
 
