@@ -142,7 +142,8 @@ class RawQuicSession:
         arrived = self._arrived[kind]
         while not arrived:
             self._raise_if_closed()
-            await self._accept_waiters[kind].wait()
+            if not self._link.endpoint.look_for_packets():
+                await self._accept_waiters[kind].wait()
         return arrived.popleft()
 
     def _new_sending(self, stream_id: int) -> SendStream:
@@ -207,7 +208,8 @@ class RawQuicSession:
             if datagrams:
                 return datagrams
             self._raise_if_closed()
-            await self._datagram_waiters.wait()
+            if not self._link.endpoint.look_for_packets():
+                await self._datagram_waiters.wait()
 
     # -- the end -------------------------------------------------------------------------------
 

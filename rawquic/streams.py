@@ -352,6 +352,8 @@ class RecvStream:
             reason = self._connection.close_reason
             if reason is not None:
                 raise copy.copy(reason)
+            if self._link.endpoint.look_for_packets():
+                continue
             self._waiter = self._session._loop.create_future()
             await self._waiter
 

@@ -472,7 +472,7 @@ async def test_buffers_that_were_asked_for(certificate: Certificate) -> None:
 
 
 async def test_a_connection_that_breaks_takes_no_other_with_it(
-    certificate: Certificate, caplog: Any, monkeypatch: pytest.MonkeyPatch
+    certificate: Certificate, caplog: Any
 ) -> None:
     """An error inside one connection ends that one, with a log entry."""
     async with (
@@ -484,13 +484,14 @@ async def test_a_connection_that_breaks_takes_no_other_with_it(
             for _ in range(2)
         ]
 
-        whole = first._connection.datagrams_to_send
+        breaking = pytest.MonkeyPatch()
 
-        def broken(now: float) -> Any:
-            monkeypatch.setattr(first._connection, "datagrams_to_send", whole)
+        def broken(*_: Any) -> Any:
+            breaking.undo()
             raise KeyError("of the connection")
 
-        monkeypatch.setattr(first._connection, "datagrams_to_send", broken)
+        for name in ("datagrams_to_send", "flush"):
+            breaking.setattr(first._connection, name, broken)
         first.send_datagram(b"x")
         second.send_datagram(b"y")
         assert await within(second.read_datagram()) == b"y"
@@ -511,7 +512,7 @@ async def test_busy_polling_lets_other_tasks_run(certificate: Certificate) -> No
                 their_send, their_recv = await within(peer.accept_bi())
             await their_send.write(await within(their_recv.readexactly(1)))
             assert await within(recv.readexactly(1)) == bytes([number])
-        io = client._link.endpoint._io
-        assert io._poll_until > 0
-        await until(lambda: io._poll_until == 0)
+        polling = client._link.endpoint._io.busy_poll
+        assert polling.active
+        await until(lambda: not polling.active)
         await within(client.connection.ping())

@@ -288,18 +288,37 @@ class FastConnection(ControlPlane):
         if granted < SMALL_BUFFER:
             self.plane.limit_window(granted * 3 // 4)
 
-    def after_batch(self, now: float) -> None:
-        """The reactor gave packets to the data plane: take over what they changed."""
+    def after_batch(self, now: float) -> bool:
+        """The reactor gave packets to the data plane; True when that was of the control plane's."""
         self._now = now
         if self.plane.control_called or self.plane.closing:
             self._after_call()
+            return True
+        return False
+
+    def sends_itself(self) -> bool:
+        """True when `flush` sends all there is, and `datagrams_to_send` has nothing to give."""
+        return (
+            self.plane.routed
+            and not self._control_dirty
+            and self._handshake_confirmed
+            and len(self._network_paths) == 1
+            and not (self._close_pending or self.plane.closing)
+        )
 
     def flush(self) -> bool:
         """Send what the data plane may send now; True when there is more for another turn."""
         if not self.plane.routed:
             return False
         more: bool = self._reactor.flush(self.plane)
-        return more
+        if self.plane.control_called:
+            self._after_call()
+        return more or self._close_pending
+
+    def has_news(self) -> bool:
+        """True when there are events to take, or an earlier deadline than the one armed."""
+        news: bool = self.plane.has_news()
+        return news
 
     def armed(self, deadline: float | None) -> None:
         """The endpoint's timer stands at `deadline`: an earlier one is news."""

@@ -205,12 +205,21 @@ class PlainConnection(ControlPlane):
     def attach(self, reactor: Any, link: Any) -> None:
         """There is no compiled loop to register with."""
 
-    def after_batch(self, now: float) -> None:
+    def after_batch(self, now: float) -> bool:
         """Nothing reaches this connection but through `receive`."""
+        return False
+
+    def sends_itself(self) -> bool:
+        """All packets come out of `datagrams_to_send`."""
+        return False
 
     def flush(self) -> bool:
         """All packets come out of `datagrams_to_send`."""
         return False
+
+    def has_news(self) -> bool:
+        """Unknown; there is no compiled part that could tell cheaply."""
+        return True
 
     def armed(self, deadline: float | None) -> None:
         """The endpoint's timer stands at `deadline`."""

@@ -9,13 +9,13 @@ import contextlib
 import errno
 import socket
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..backend import BACKEND, UdpSocket
 from ..config import Config
 from ..connection.interface import Address
+from .busy_poll import BusyPoll
 
 if TYPE_CHECKING or BACKEND == "python":
     Reactor: Any = None
@@ -37,6 +37,7 @@ class SocketIO(Protocol):
     """What the endpoint needs of its socket."""
 
     reactor: Any
+    busy_poll: BusyPoll | None
 
     async def start(self, on_batch: OnBatch) -> None: ...
     def read_more(self) -> list[Incoming]: ...
@@ -100,8 +101,7 @@ class ReaderIO:
         self._on_batch: OnBatch | None = None
         self._writer: Callable[[], None] | None = None
         self._had_errors = False
-        self._busy_poll = config.busy_poll
-        self._poll_until = 0.0  # 0: the loop waits for the socket
+        self.busy_poll = BusyPoll(loop, self._read, config.busy_poll) if config.busy_poll else None
         self._closed = False
 
     async def start(self, on_batch: OnBatch) -> None:
@@ -117,8 +117,8 @@ class ReaderIO:
             # libuv stops watching a socket on POLLERR, which one ICMP message causes.
             self._loop.remove_reader(self._socket.fileno())
             self._loop.add_reader(self._socket.fileno(), self._readable)
-        if found and self._busy_poll:
-            self._poll_soon()
+        if found and self.busy_poll is not None:
+            self.busy_poll.found()
 
     def _read(self) -> bool:
         """Read and hand on what waits; False when nothing did."""
@@ -126,22 +126,6 @@ class ReaderIO:
         if self._on_batch is not None:
             self._on_batch(batch, ())
         return bool(batch)
-
-    def _poll_soon(self) -> None:
-        """Look at the socket once per turn of the loop for a while, in place of sleeping."""
-        if not self._poll_until:
-            self._loop.call_soon(self._poll)
-        self._poll_until = time.monotonic() + self._busy_poll
-
-    def _poll(self) -> None:
-        if self._closed:
-            return
-        if self._read():
-            self._poll_until = time.monotonic() + self._busy_poll
-        if time.monotonic() < self._poll_until:
-            self._loop.call_soon(self._poll)
-        else:
-            self._poll_until = 0.0
 
     def read_more(self) -> list[Incoming]:
         return self._udp.receive(BATCH)
@@ -173,6 +157,8 @@ class ReaderIO:
     def close(self) -> None:
         self._on_batch = self._writer = None
         self._closed = True
+        if self.busy_poll is not None:
+            self.busy_poll.close()
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket.fileno())
             self._loop.remove_writer(self._socket.fileno())
@@ -209,6 +195,7 @@ class TransportIO(asyncio.DatagramProtocol):
     """The same on asyncio's datagram transport: no batches, no packet info, no ECN."""
 
     reactor: Any = None
+    busy_poll: BusyPoll | None = None
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, config: Config

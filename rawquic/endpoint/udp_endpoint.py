@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from ..backend import BACKEND
 from ..config import Config
-from ..connection.interface import Address, Connection, Event
+from ..connection.interface import Address, Connection
 from ..errors import ConnectionRefused, HandshakeFailed, SessionError
 from .io import (
     BATCH,
@@ -78,6 +78,7 @@ class UdpEndpoint:
         self._links: set[Link] = set()
         self._dirty: dict[Link, None] = {}
         self._flush_scheduled = False
+        self._flush_follows = False  # a flush was scheduled by a batch, for whoever that woke
         self._blocked = False  # the socket takes no more; flushes wait until it does
         self._outgoing: list[Outgoing] = []
         self._deadlines: list[tuple[float, int, Link | Lingering]] = []
@@ -151,19 +152,25 @@ class UdpEndpoint:
             if plane.owner is not None:
                 self._on_news(plane.owner, now)
         self._on_socket_errors()
-        if self._outgoing:
+        if planes:
+            self._arm_timer()
+            # Behind the tasks that this batch woke: what they write leaves in the same turn.
+            self._flush_follows = True
+            self._schedule_flush()
+        elif self._outgoing:
             self._schedule_flush()
 
     def _on_news(self, link: Link, now: float) -> None:
         """The compiled loop gave packets to this connection, and something came of it."""
         connection = link.connection
-        connection.after_batch(now)
-        self._after(link)
+        if connection.after_batch(now):
+            self._after(link)
+        else:
+            link.on_events(connection.events())
         if connection.wants_flush() or connection.close_reason is not None:
             self.flush_soon(link)
-        else:
+        elif connection.has_news():
             self._arm(link, connection.timer())
-            self._arm_timer()
 
     def _datagram(
         self, data: bytes, peer: Address, local: str | None, now: float, touched: dict[Link, None]
@@ -253,12 +260,11 @@ class UdpEndpoint:
     def _after(self, link: Link) -> None:
         """Take over what a call into the connection changed, and tell the session."""
         self.routes.sync_ids(link)
-        events = link.connection.events()
-        if not events:
-            return
-        if (Event.CONNECTED, 0) in events:
+        if link.initial_key is not None and link.connection.handshake_done:
             self.routes.handshake_done(link)
-        link.on_events(events)
+        events = link.connection.events()
+        if events:
+            link.on_events(events)
 
     def _broken(self, link: Link, error: Exception) -> None:
         logger.error("connection %s broke", link.connection.connection_id().hex(), exc_info=error)
@@ -276,8 +282,9 @@ class UdpEndpoint:
         """Build and send what `link`'s connection has queued, in this very call."""
         if link in self._links and not (self._blocked or self.closed):
             self._dirty.pop(link, None)
-            self._collect(link, time.monotonic())
-            self._send()
+            if not link.connection.sends_itself():
+                self._collect(link, time.monotonic())
+                self._send()
             if link in self._links:
                 self._flush_connection(link)
 
@@ -291,14 +298,31 @@ class UdpEndpoint:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
 
+    def look_for_packets(self) -> bool:
+        """With `Config.busy_poll`: True when packets came for a task that is about to wait."""
+        busy_poll = self._io.busy_poll
+        if busy_poll is None or not busy_poll.active:
+            return False
+        if self._dirty:
+            self._flush_all()  # nothing comes back before what was written has left
+        return busy_poll.look(self._flush_scheduled)
+
     def _flush(self) -> None:
         self._flush_scheduled = False
+        if self._flush_follows:
+            # A task that was woken may have started the one that writes: that runs next turn.
+            self._flush_follows = False
+            if not self._dirty:
+                self._schedule_flush()
+        self._flush_all()
+
+    def _flush_all(self) -> None:
         if self.closed or self._blocked:
             return
         dirty, self._dirty = self._dirty, {}
         now = time.monotonic()
         for link in dirty:
-            if link in self._links:
+            if link in self._links and not link.connection.sends_itself():
                 self._collect(link, now)
         self._send()
         for link in dirty:
@@ -310,12 +334,15 @@ class UdpEndpoint:
         """Behind the handshake's packets, those that the connection sends itself."""
         connection = link.connection
         try:
-            if connection.flush():
-                self.flush_soon(link)
+            more = connection.flush()
         except Exception as error:
             self._broken(link, error)
-        self._after(link)
-        self._arm(link, connection.timer())
+            more = True  # the close
+        if more:
+            self.flush_soon(link)
+        if link.armed is None or connection.has_news():
+            self._after(link)
+            self._arm(link, connection.timer())
 
     def _collect(self, link: Link, now: float) -> None:
         connection = link.connection

@@ -366,6 +366,10 @@ cdef class DataPlane:
     def on_timer(self, double now):
         plane_on_timer(self, now)
 
+    def has_news(self):
+        """True when the control plane or the session has to look at this connection."""
+        return plane_has_news(self)
+
     def take_events(self):
         """What happened since the last call, as (event, number) tuples."""
         cdef EventQueue events = self.events

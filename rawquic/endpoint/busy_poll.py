@@ -1,0 +1,79 @@
+"""Busy polling (`Config.busy_poll`): look at the socket in place of sleeping.
+
+To wake a sleeping core costs 20 µs and more, a turn of asyncio's loop about 10: for packets that
+come back sooner than that, both are most of the time that a round trip takes.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+SPIN = 50e-6  # seconds that one look may last, while no other task is ready to run
+WITHOUT_A_TURN = 1e-3  # seconds that a reader may go on without a turn of the loop
+
+
+class BusyPoll:
+    """Calls `read` again and again until nothing has come for `seconds`.
+
+    `read` takes what waits on the socket, and returns False when that was nothing.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, read: Callable[[], bool], seconds: float
+    ) -> None:
+        self._loop = loop
+        self._read = read
+        self._seconds = seconds
+        self._until = 0.0
+        self._turn = 0.0  # when the loop had its last turn
+        self._closed = False
+        # What waits to be run, where the loop shows it (uvloop does not; its turns are short).
+        self._ready = getattr(loop, "_ready", None)
+        self.active = False  # True: polled once per turn; False: the loop waits for the socket
+
+    def found(self) -> None:
+        """Something came: do not sleep for a while."""
+        self._until = time.monotonic() + self._seconds
+        if not self.active:
+            self.active = True
+            self._loop.call_soon(self._poll)
+
+    def look(self, own: int) -> bool:
+        """A look by a task that is about to wait; True when something came meanwhile.
+
+        `own`: callbacks in the loop's queue that are the endpoint's and can wait.
+        """
+        now = time.monotonic()
+        if self.active and now - self._turn < WITHOUT_A_TURN and self._is_idle(own + 1):
+            return self._spin(now)
+        return False
+
+    def close(self) -> None:
+        self._closed = True
+        self.active = False
+
+    def _is_idle(self, own: int) -> bool:
+        return self._ready is not None and len(self._ready) <= own
+
+    def _spin(self, now: float) -> bool:
+        end = now + SPIN
+        while not self._read():
+            if self._closed or time.monotonic() >= end:
+                return False
+        self._until = time.monotonic() + self._seconds
+        return True
+
+    def _poll(self) -> None:
+        if self._closed:
+            return
+        self._turn = now = time.monotonic()
+        if self._is_idle(0):
+            self._spin(now)
+        elif self._read():
+            self._until = now + self._seconds
+        if self._closed:
+            return
+        if now < self._until:
+            self._loop.call_soon(self._poll)
+        else:
+            self.active = False
