@@ -24,12 +24,14 @@ send_half         what was written to a stream, until it is acknowledged
 receive_half      reassembly into chunks that readers get whole
 stream_table      streams by ID, and whose turn it is to send
 datagram_queue    DATAGRAM payloads that wait
+plane_state  what a DataPlane has besides: numbers, bounds, counts
 data_plane   DataPlane: the state of a connection and what Python may call
-inspection   what is inside of it, for tests
+inspection   what is inside of it, for tests; its counters
 streams      open, write, finish, reset, stop, read, credit
 recovery     ACKs in, loss detection, probe timeouts
 frames_in    the frames of a packet
 packet_in    header protection off, key phases, decryption
+frames_out   what is due, written into a packet
 packet_out   packets built, sealed, protected
 reactor      Reactor: the loop of an endpoint
 """
@@ -56,12 +58,14 @@ include "fastpath/send_half.pxi"
 include "fastpath/receive_half.pxi"
 include "fastpath/stream_table.pxi"
 include "fastpath/datagram_queue.pxi"
+include "fastpath/plane_state.pxi"
 include "fastpath/data_plane.pxi"
 include "fastpath/inspection.pxi"
 include "fastpath/streams.pxi"
 include "fastpath/recovery.pxi"
 include "fastpath/frames_in.pxi"
 include "fastpath/packet_in.pxi"
+include "fastpath/frames_out.pxi"
 include "fastpath/packet_out.pxi"
 include "fastpath/c_time.pxd"
 include "fastpath/reactor.pxi"

@@ -4,81 +4,6 @@
 # packets is in packet_in, frames_in, recovery, packet_out. The control plane (Python, aioquic) is
 # asked only when one of its frames came, was delivered, or was lost, and for keys.
 
-from cpython.list cimport PyList_GET_SIZE
-
-# The numbers of rawquic.connection.interface.Event; a test compares them.
-cdef enum:
-    EVENT_STREAM_OPENED = 1
-    EVENT_READABLE = 2
-    EVENT_WRITABLE = 3
-    EVENT_STOPPED = 4
-    EVENT_SEND_ENDED = 5
-    EVENT_STREAMS_AVAILABLE = 6
-    EVENT_DATAGRAMS = 7
-    EVENT_DATAGRAM_ROOM = 8
-    EVENT_PING_ACKED = 9
-
-# RFC 9000 §20.1
-cdef enum:
-    FLOW_CONTROL_ERROR = 0x3
-    STREAM_LIMIT_ERROR = 0x4
-    STREAM_STATE_ERROR = 0x5
-    FINAL_SIZE_ERROR = 0x6
-    FRAME_ENCODING_ERROR = 0x7
-    PROTOCOL_VIOLATION = 0xA
-    KEY_UPDATE_ERROR = 0xE
-    AEAD_LIMIT_REACHED = 0xF
-    INTERNAL_ERROR = 0x1
-
-cdef enum:
-    CID_MOST = 20
-    HOST_CID_LENGTH = 8          # ours have one length, so that short headers can be routed
-    GLITCH_BURST = 10000         # frames that carry nothing: at once, and per second
-    GLITCH_RATE = 330
-    DROPS_MOST = 1000            # packets dropped for too many holes in streams
-    TINY = 64                    # bytes of a STREAM frame that may not make holes for ever
-    SKIPPED_KEPT = 4             # packet numbers left out on purpose that are remembered
-
-cdef struct StreamCounts:
-    # Streams of one kind (bidirectional or unidirectional).
-    uint64_t peer_opened      # by the peer
-    uint64_t peer_limit       # how many it may open in all: MAX_STREAMS as we sent it last
-    uint64_t peer_allowed     # how many it may have open at once
-    uint64_t peer_ended       # of those it opened, how many are gone
-    uint64_t own_opened       # by us
-    uint64_t own_limit        # the peer's MAX_STREAMS
-    bint limit_due            # MAX_STREAMS is to be sent
-    bint peer_blocked         # STREAMS_BLOCKED came: give the next one at once
-    bint blocked              # open_stream found no credit: tell when there is
-    bint blocked_due          # STREAMS_BLOCKED is to be sent
-
-cdef struct Flow:
-    uint64_t window           # ours, for the connection
-    uint64_t credit           # MAX_DATA as we sent it last
-    uint64_t received         # sum of the highest offsets of all streams
-    uint64_t consumed         # read by the application, or given up
-    bint credit_due
-    uint64_t peer_credit      # the peer's MAX_DATA
-    uint64_t written          # taken from the application: never above peer_credit
-    uint64_t buffered         # written and not acknowledged
-    uint64_t send_window      # bound of `buffered`
-    uint64_t retransmitted    # bytes
-
-cdef struct Happening:
-    int kind
-    uint64_t number
-
-cdef struct EventQueue:
-    # No Python objects: to make one may collect garbage, which runs code that frees streams here.
-    Happening *items          # owned; `room` of them
-    size_t count
-    size_t room
-
-cdef struct Counters:
-    uint64_t packets_sent, packets_received, packets_acked, packets_lost, spurious
-    uint64_t datagrams_received, bytes_received, bytes_sent, failed_opens, duplicates
-    uint64_t holes_dropped, key_updates, ptos
-
 
 @cython.final
 cdef class DataPlane:
@@ -491,40 +416,7 @@ cdef class DataPlane:
 
     def statistics(self):
         """Counters, for connection.interface.PathStatistics."""
-        cdef Counters *c = &self.counters
-        return {
-            "rtt": self.rtt.smoothed,
-            "rtt_min": self.rtt.minimum if self.rtt.valid else self.rtt.smoothed,
-            "rtt_variance": self.rtt.variance,
-            "congestion_window": self.congestion.window,
-            "bytes_in_flight": self.congestion.bytes_in_flight,
-            "congestion_events": self.congestion.events,
-            "mtu": self.mtu.current,
-            "packets_sent": c.packets_sent,
-            "packets_lost": c.packets_lost,
-            "packets_acked": c.packets_acked,
-            "datagrams_received": c.datagrams_received,
-            "bytes_received": c.bytes_received,
-            "datagrams_sent": c.packets_sent,
-            "bytes_sent": c.bytes_sent,
-            "bytes_retransmitted": self.flow.retransmitted,
-            "key_updates": c.key_updates,
-            "frames_dropped_send": self.datagrams_out.dropped,
-            "frames_dropped_receive": self.datagrams_in.dropped,
-            "frames_dropped_mtu": self.datagrams_too_large,
-        }
-
-
-cdef extern from "<sys/random.h>" nogil:
-    ssize_t getrandom(void *buffer, size_t size, unsigned int flags)
-
-
-cdef uint64_t random_below(uint64_t bound) noexcept nogil:
-    """A number from 0 to bound - 1 that a peer cannot guess."""
-    cdef uint64_t value = 0
-    if getrandom(&value, sizeof(value), 0) < 0:
-        return 0  # before the system has entropy; a guess then gains nothing worth having
-    return value % bound
+        return plane_statistics(self)
 
 
 cdef int plane_fail(

@@ -1,4 +1,5 @@
-# What is inside a data plane, as plain Python values: for tests, and for whoever looks for a fault.
+# What is inside a data plane, as plain Python values: counters for the application; all of it for
+# tests, and for whoever looks for a fault.
 #
 # It walks everything and changes nothing; no packet ever waits for it.
 
@@ -44,4 +45,29 @@ cdef dict plane_inspect(DataPlane self):
         "control_frames": PyList_GET_SIZE(self.control_frames),
         "datagrams_out": self.datagrams_out.count,
         "datagrams_in": self.datagrams_in.count,
+    }
+
+
+cdef dict plane_statistics(DataPlane self):
+    cdef Counters *c = &self.counters
+    return {
+        "rtt": self.rtt.smoothed,
+        "rtt_min": self.rtt.minimum if self.rtt.valid else self.rtt.smoothed,
+        "rtt_variance": self.rtt.variance,
+        "congestion_window": self.congestion.window,
+        "bytes_in_flight": self.congestion.bytes_in_flight,
+        "congestion_events": self.congestion.events,
+        "mtu": self.mtu.current,
+        "packets_sent": c.packets_sent,
+        "packets_lost": c.packets_lost,
+        "packets_acked": c.packets_acked,
+        "datagrams_received": c.datagrams_received,
+        "bytes_received": c.bytes_received,
+        "datagrams_sent": c.packets_sent,
+        "bytes_sent": c.bytes_sent,
+        "bytes_retransmitted": self.flow.retransmitted,
+        "key_updates": c.key_updates,
+        "frames_dropped_send": self.datagrams_out.dropped,
+        "frames_dropped_receive": self.datagrams_in.dropped,
+        "frames_dropped_mtu": self.datagrams_too_large,
     }
