@@ -92,7 +92,6 @@ cdef class DataPlane:
     # What happened, for the session layer.
     cdef EventQueue events
     cdef double glitches, glitch_at
-    cdef uint64_t holes
     cdef Counters counters
     # The last packet that was opened, for the control plane's path logic.
     cdef readonly uint64_t last_number

@@ -55,16 +55,19 @@ cdef int plane_receive(
             continue
         if not self.open_key.hp_masks(masks, masks, <Py_ssize_t>count):
             continue
-        unprotect(self, segments, masks, count)
+        count = unprotect(self, segments, masks, count)
         open_segments(self, segments, count, ecn, now)
     return 0
 
 
-cdef void unprotect(
+cdef unsigned int unprotect(
     DataPlane self, Segment *segments, const uint8_t *masks, unsigned int count
 ) noexcept:
-    """Take header protection off and read packet number and key phase (RFC 9001 §5.4.1)."""
-    cdef unsigned int i, j, size
+    """Take header protection off and read packet number and key phase (RFC 9001 §5.4.1).
+
+    How many remain, in front: packets that came before are dropped.
+    """
+    cdef unsigned int i, j, size, kept = 0
     cdef uint64_t truncated
     cdef uint64_t expected = self.received.largest + 1 if self.received.any else 0
     cdef uint8_t *start
@@ -78,9 +81,13 @@ cdef void unprotect(
         for j in range(size):
             start[PN_OFFSET + j] ^= mask[1 + j]
             truncated = truncated << 8 | start[PN_OFFSET + j]
-        segments[i].header_length = PN_OFFSET + size
-        segments[i].number = decode_number(truncated, size, expected)
-        segments[i].phase = (start[0] >> 2) & 1
+        segments[kept].start, segments[kept].length = start, segments[i].length
+        segments[kept].header_length = PN_OFFSET + size
+        segments[kept].number = decode_number(truncated, size, expected)
+        segments[kept].phase = (start[0] >> 2) & 1
+        if not received_before(&self.received, segments[kept].number):
+            kept += 1
+    return kept
 
 
 cdef PacketKey key_for(DataPlane self, const Segment *segment, double now):
@@ -98,37 +105,30 @@ cdef PacketKey key_for(DataPlane self, const Segment *segment, double now):
 cdef int open_segments(
     DataPlane self, Segment *segments, unsigned int count, int ecn, double now
 ) except -1:
+    """Each run of packets under one key is opened with one call; the keys may change with it."""
     cdef OpenJob jobs[SEGMENTS_MOST]
-    cdef unsigned int i = 0, first, n
-    cdef PacketKey key, other
-    while i < count:
-        key = key_for(self, &segments[i], now)
-        first, n = i, 0
-        while i < count:
-            if i > first and (
-                segments[i].phase != segments[first].phase
-                or (segments[i].phase != self.open_phase
-                    and key_for(self, &segments[i], now) is not key)
-            ):
-                break
-            if received_before(&self.received, segments[i].number):
-                self.counters.duplicates += 1
-                segments[i].length = 0
-            jobs[n].packet = segments[i].start
-            jobs[n].header_length = segments[i].header_length
-            jobs[n].length = segments[i].length
-            jobs[n].packet_number = segments[i].number
-            if segments[i].length:
-                segments[first + n] = segments[i]
-                n += 1
-            i += 1
-        if n == 0 or key is None:
+    cdef unsigned int first = 0, n
+    cdef Segment *run
+    cdef PacketKey key
+    while first < count and not self.closing:
+        run = segments + first
+        key = key_for(self, run, now)
+        n = 0
+        while first + n < count and (
+            run[n].phase == self.open_phase if key is self.open_key
+            else key_for(self, &run[n], now) is key
+        ):
+            jobs[n].packet = run[n].start
+            jobs[n].header_length = run[n].header_length
+            jobs[n].length = run[n].length
+            jobs[n].packet_number = run[n].number
+            n += 1
+        first += n
+        if key is None:
             continue
         with nogil:
             key.open_packets(jobs, <Py_ssize_t>n)
-        take_opened(self, segments + first, jobs, n, key, ecn, now)
-        if self.closing:
-            return 0
+        take_opened(self, run, jobs, n, key, ecn, now)
     return 0
 
 
@@ -189,7 +189,6 @@ cdef int take_packet(DataPlane self, Segment *segment, int ecn, double now) exce
     cdef PacketFacts facts
     cdef FrameResult result
     if received_before(&self.received, segment.number):
-        self.counters.duplicates += 1
         return 0
     if segment.start[0] & 0x18:  # RFC 9000 §17.3.1
         plane_fail(self, PROTOCOL_VIOLATION, 0, b"reserved bits are set")

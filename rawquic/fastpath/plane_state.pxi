@@ -74,7 +74,7 @@ cdef struct EventQueue:
 
 cdef struct Counters:
     uint64_t packets_sent, packets_received, packets_acked, packets_lost, spurious
-    uint64_t datagrams_received, bytes_received, bytes_sent, failed_opens, duplicates
+    uint64_t datagrams_received, bytes_received, bytes_sent, failed_opens
     uint64_t holes_dropped, key_updates, ptos
 
 
