@@ -43,15 +43,26 @@ def tapped(config: Config | None = None, **network: Any) -> tuple[Pair, Wiretap]
 # -- acknowledgements in ---------------------------------------------------------------------------
 
 
-def test_acknowledgement_of_a_number_that_was_left_out() -> None:
+@pytest.mark.parametrize("which", [0, -1], ids=["newest", "oldest"])
+def test_acknowledgement_of_a_number_that_was_left_out(which: int) -> None:
     """RFC 9000 §21.4: an optimistic acknowledgement."""
     pair, tap = tapped()
     assert transfer(pair, pair.server, bytes(600 * KIB)) == bytes(600 * KIB)
     skipped = pair.server.plane.inspect()["skipped"]
     assert skipped and not {each.number for each in tap.packets} & set(skipped)
+    assert skipped == sorted(skipped, reverse=True)
     assert pair.server.close_reason is None  # the peer's honest ACKs are fine
-    pair.inject(pair.client, frame(0x02, skipped[0] + 1, 0, 0, 2))
+    number = skipped[which]
+    pair.inject(pair.client, frame(0x02, number, 0, 0, 0))
     assert pair.server.close_reason.code == QuicErrorCode.PROTOCOL_VIOLATION
+
+
+def test_numbers_that_were_left_out_are_remembered_for_as_long_as_packets_are() -> None:
+    """They grow rarer, each distance twice the last: a ring never holds more than ten."""
+    pair, _ = tapped()
+    transfer(pair, pair.server, bytes(10 * 1024 * KIB))
+    skipped = pair.server.plane.inspect()["skipped"]
+    assert len(skipped) > 4 and skipped[-1] <= 256
 
 
 def test_a_number_is_left_out_within_the_first_256() -> None:

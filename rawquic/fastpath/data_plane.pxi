@@ -44,7 +44,7 @@ cdef class DataPlane:
     cdef uint64_t largest_acked
     cdef uint64_t skip_at          # the next number to leave out
     cdef uint64_t skip_distance
-    cdef uint64_t skipped[SKIPPED_KEPT]
+    cdef uint64_t skipped[SKIPPED_KEPT]  # the last ones, newest first
     cdef unsigned int skipped_count
     cdef Rtt rtt
     cdef Congestion congestion

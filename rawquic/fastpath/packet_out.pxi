@@ -161,12 +161,10 @@ cdef void begin_draft(
 
 cdef void skip_number(DataPlane self, double now) noexcept:
     """Leave a number out, so that an ACK of it gives an optimistic peer away (RFC 9000 §21.4)."""
-    cdef SentPacket *packet
     if sent_is_full(&self.sent) or self.sent.next - self.sent.first + 1 >= self.sent.room:
         self.skip_at += 1
         return
-    packet = sent_begin(&self.sent, now)
-    packet.state = NEVER_SENT
+    sent_begin(&self.sent, now)
     memmove(self.skipped + 1, self.skipped, (SKIPPED_KEPT - 1) * sizeof(uint64_t))
     self.skipped[0] = self.sent.next - 1
     if self.skipped_count < SKIPPED_KEPT:

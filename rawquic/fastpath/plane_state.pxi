@@ -35,7 +35,7 @@ cdef enum:
     GLITCH_RATE = 330
     DROPS_MOST = 1000            # packets dropped for too many holes in streams
     TINY = 64                    # bytes of a STREAM frame that may not make holes for ever
-    SKIPPED_KEPT = 4             # packet numbers left out on purpose that are remembered
+    SKIPPED_KEPT = 12            # packet numbers left out on purpose: more than a ring can hold
 
 cdef struct StreamCounts:
     # Streams of one kind (bidirectional or unidirectional).

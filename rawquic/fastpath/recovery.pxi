@@ -63,13 +63,15 @@ cdef FrameResult on_ack(DataPlane self, bint with_ecn, Cursor *cursor, double no
 
 
 cdef bint ack_range(DataPlane self, uint64_t low, uint64_t high, AckFacts *facts) except *:
-    """Packets low..high are acknowledged; False when one of them was never sent."""
+    """Packets low..high are acknowledged; False when one of them was left out."""
     cdef SentPackets *sent = &self.sent
     cdef SentPacket *packet
     cdef unsigned int i
     cdef uint64_t number
     for i in range(self.skipped_count):
-        if low <= self.skipped[i] <= high:
+        if self.skipped[i] < low:
+            break
+        if self.skipped[i] <= high:
             return False  # RFC 9000 §21.4: an optimistic acknowledgement
     number = low if low > sent.first else sent.first
     while number <= high:
@@ -102,8 +104,6 @@ cdef bint ack_range(DataPlane self, uint64_t low, uint64_t high, AckFacts *facts
                 self.event_losses -= 1
                 if self.event_losses == 0:
                     congestion_spurious(&self.congestion)
-        elif packet.state == NEVER_SENT:
-            return False
         number += 1
     return True
 

@@ -5,10 +5,9 @@
 # and recovery do.
 
 cdef enum PacketState:
-    SETTLED      # acknowledged, or nothing in it needs to be (an ACK alone)
+    SETTLED      # acknowledged, or nothing in it needs to be (an ACK alone, a number left out)
     IN_FLIGHT    # ack-eliciting, counts as bytes in flight
     LOST         # declared lost; kept a while, since its ACK may still come
-    NEVER_SENT   # a number that was skipped on purpose (RFC 9000 §21.4)
 
 cdef enum RecordKind:
     NO_RECORD
