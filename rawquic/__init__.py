@@ -9,6 +9,7 @@ from . import aio
 from .backend import backend_info
 from .client import Endpoint, connect
 from .config import Config
+from .connection_view import Connection
 from .endpoint.accept import Incoming
 from .errors import (
     CertificateInvalid,
@@ -33,7 +34,7 @@ from .errors import (
     StreamTooLong,
 )
 from .server import Server, ServerOptions, serve, serve_with_shutdown
-from .session import Connection, RawQuicSession
+from .session import RawQuicSession
 from .stats import ConnectionStats, ServerStats
 from .streams import RecvStream, SendStream
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket as sockets
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +18,7 @@ from .connection.interface import Address, Event, EventTuple
 from .endpoint.io import normalize
 from .endpoint.udp_endpoint import UdpEndpoint
 from .errors import ClosedLocally, HandshakeFailed, HandshakeTimeout, SessionError
+from .opening import Opening
 from .server import Server, ServerOptions, bind
 from .session import RawQuicSession
 from .tls import client_configuration
@@ -171,9 +172,7 @@ class Endpoint:
             session_cache=session_cache,
             timeout=timeout,
         )
-        attempt = await _connect(udp, target)
-        session = RawQuicSession(attempt.link, server_name=target.server_name)
-        session._on_events(attempt.kept)
+        session = await _connect(udp, target)
         self._sessions = {each for each in self._sessions if not each.closed} | {session}
         return session
 
@@ -191,35 +190,6 @@ class Endpoint:
         if self._udp is None:
             raise RuntimeError("the endpoint is not open: use `async with`, or await open()")
         return self._udp
-
-
-class _Connecting:
-    """What `connect` returns: await it for a session, or use it with `async with`."""
-
-    def __init__(self, start: Callable[[], Awaitable[RawQuicSession]]) -> None:
-        self._start = start
-        self._session: RawQuicSession | None = None
-
-    def __await__(self) -> Generator[Any, None, RawQuicSession]:
-        return self._start().__await__()
-
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(
-            f"connect() is to be awaited, or used with `async with`, before .{name}"
-        )
-
-    async def __aenter__(self) -> RawQuicSession:
-        self._session = await self._start()
-        return self._session
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        assert self._session is not None
-        await self._session.__aexit__(kind, error, traceback)
 
 
 def connect(
@@ -240,7 +210,7 @@ def connect(
     session_cache: Any = None,
     local_address: tuple[str, int] | None = None,
     timeout: float = 10.0,
-) -> _Connecting:
+) -> Opening[RawQuicSession]:
     """Open a session to a server, on a UDP socket of its own.
 
     Verification is on by default: the server's certificate must chain to a trust anchor (certifi's
@@ -288,17 +258,12 @@ def connect(
         endpoint = UdpEndpoint(sock, settings)
         try:
             await endpoint.start()
-            attempt = await _connect(endpoint, target)
+            return await _connect(endpoint, target, release=endpoint.close)
         except BaseException:
             await endpoint.close()
             raise
-        session = RawQuicSession(
-            attempt.link, server_name=target.server_name, release=endpoint.close
-        )
-        session._on_events(attempt.kept)
-        return session
 
-    return _Connecting(start)
+    return Opening("connect", start)
 
 
 class _Attempt:
@@ -337,18 +302,23 @@ class _Attempt:
             self.link.flush_soon()
 
 
-async def _connect(endpoint: UdpEndpoint, target: _Target) -> _Attempt:
-    """The first attempt, one an address, whose handshake completes; events are for the session."""
+async def _connect(
+    endpoint: UdpEndpoint, target: _Target, release: Callable[[], Awaitable[None]] | None = None
+) -> RawQuicSession:
+    """A session of the first attempt, one an address, whose handshake completes."""
     started = time.monotonic()
     tried: list[Address] = []
     try:
         async with asyncio.timeout(target.timeout):
             addresses = await _resolve(endpoint, target.host, target.port)
-            return await _race(endpoint, target, addresses, tried)
+            attempt = await _race(endpoint, target, addresses, tried)
     except TimeoutError:
         where = ", ".join(f"{host}:{port}" for host, port in tried) or target.host
         elapsed = time.monotonic() - started
         raise HandshakeTimeout(f"no answer from {where} in {elapsed:.1f} s") from None
+    session = RawQuicSession(attempt.link, server_name=target.server_name, release=release)
+    session._on_events(attempt.kept)
+    return session
 
 
 async def _resolve(endpoint: UdpEndpoint, host: str, port: int) -> list[Address]:

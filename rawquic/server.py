@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket as sockets
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +16,7 @@ from .endpoint.io import open_socket, set_buffers
 from .endpoint.link import Link
 from .endpoint.udp_endpoint import UdpEndpoint
 from .errors import ConfigError, ConnectionRefused, SessionError, StreamError
+from .opening import Opening
 from .session import RawQuicSession
 from .stats import ServerStats
 from .tls import server_configuration
@@ -236,33 +237,6 @@ def _only_session_errors(error: Exception) -> bool:
     return isinstance(error, SessionError | StreamError)
 
 
-class _Serving:
-    """What `serve` returns: await it for a running `Server`, or use it with `async with`."""
-
-    def __init__(self, start: Callable[[], Awaitable[Server]]) -> None:
-        self._start = start
-        self._server: Server | None = None
-
-    def __await__(self) -> Generator[Any, None, Server]:
-        return self._start().__await__()
-
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"serve() is to be awaited, or used with `async with`, before .{name}")
-
-    async def __aenter__(self) -> Server:
-        self._server = await self._start()
-        return self._server
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        assert self._server is not None
-        await self._server.shutdown()
-
-
 def serve(
     handler: Handler,
     host: str = "::",
@@ -279,7 +253,7 @@ def serve(
     max_sessions: int | None = None,
     reuse_port: bool = False,
     sock: sockets.socket | None = None,
-) -> _Serving:
+) -> Opening[Server]:
     """Listen, and call `handler(session)` for each session, after its handshake.
 
     When the handler returns, the session ends as with `aclose(0)`; when it raises, the exception
@@ -333,7 +307,7 @@ def serve(
             raise
         return server
 
-    return _Serving(start)
+    return Opening("serve", start)
 
 
 async def serve_with_shutdown(
