@@ -31,8 +31,9 @@ from pair import (
 )
 from wiretap import Wiretap, pair_with_tap_on, tapped
 
-from rawquic.connection.fast import MAX_EARLY_PACKETS
+from rawquic.connection.coalesced import split_datagram
 from rawquic.connection.frame_sink import FrameSink
+from rawquic.connection.seam import MAX_EARLY_PACKETS
 from rawquic.errors import ProtocolViolation
 
 pytestmark = pytest.mark.usefixtures("fast_only")
@@ -105,7 +106,7 @@ def halfway() -> tuple[Pair, list[bytes]]:
 
 def long_packets(pair: Pair, data: bytes) -> bytes:
     """The datagram without the short-header packet at its end."""
-    return data[: len(data) - len(pair.server._cut(data)[1])]
+    return data[: len(data) - len(split_datagram(data)[1])]
 
 
 def test_packets_that_come_before_their_keys_wait() -> None:
