@@ -17,7 +17,7 @@ from pair import (
     transfer,
 )
 
-from rawquic.connection import plain as plain_module
+from rawquic.connection import mended
 from rawquic.connection.interface import Event
 from rawquic.connection.key_updates import KeyUpdates
 
@@ -123,8 +123,8 @@ def test_a_key_update_behind_the_peers_waits_until_that_is_confirmed() -> None:
 
 def test_keys_are_updated_long_before_they_wear_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """RFC 9001 §6.6."""
-    assert plain_module.PACKETS_PER_KEY < 1 << 22
-    monkeypatch.setattr(plain_module, "PACKETS_PER_KEY", 100)
+    assert mended.PACKETS_PER_KEY < 1 << 22
+    monkeypatch.setattr(mended, "PACKETS_PER_KEY", 100)
     pair = make("ours", "stock").handshake()
     if pair.client.plane is not None:
         assert pair.client.plane.packets_per_key < 1 << 23

@@ -29,7 +29,8 @@ from pair import stock as make_stock
 
 from rawquic.config import Config
 from rawquic.connection.interface import Event
-from rawquic.connection.plain import PACING_BURST, PlainConnection
+from rawquic.connection.mended import PACING_BURST
+from rawquic.connection.plain import PlainConnection
 from rawquic.errors import (
     DatagramTooLarge,
     DatagramUnsupported,

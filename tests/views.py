@@ -118,7 +118,7 @@ def datagrams_waiting(connection: Any) -> tuple[int, int]:
     """(to be sent, to be read)"""
     plane = _plane(connection)
     if plane is None:
-        return len(connection._datagrams_out), len(connection._datagrams_in)
+        return connection._datagrams.waiting()
     return plane["datagrams_out"], plane["datagrams_in"]
 
 
