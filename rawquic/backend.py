@@ -84,6 +84,11 @@ def _version(package: str) -> str:
         return "unknown"
 
 
+def aead_providers() -> list[str]:
+    """Who can seal the compiled data plane's packets, the default first; none on the fallback."""
+    return list(_fastpath.aead_providers()) if BACKEND == "compiled" else []
+
+
 @functools.cache
 def _kernel_has(option: int, value: int) -> bool:
     """Whether UDP sockets take an option; tried on a socket that is thrown away."""
@@ -108,7 +113,7 @@ def backend_info() -> dict[str, object]:
         "version": _version("rawquic"),
         "aioquic": _version("aioquic"),
         "openssl": _fastpath.openssl_version() if compiled else None,
-        "aead": list(_fastpath.aead_providers()) if compiled else [],
+        "aead": aead_providers(),
         "gso": compiled and _kernel_has(UDP_SEGMENT, 1200),
         "gro": compiled and _kernel_has(UDP_GRO, 1),
     }

@@ -323,8 +323,12 @@ async def _connect(
 
 async def _resolve(endpoint: UdpEndpoint, host: str, port: int) -> list[Address]:
     loop = asyncio.get_running_loop()
+    kind = sockets.SOCK_DGRAM
     try:
-        infos = await loop.getaddrinfo(host, port, type=sockets.SOCK_DGRAM)
+        try:  # an address needs no thread that asks a resolver
+            infos = sockets.getaddrinfo(host, port, type=kind, flags=sockets.AI_NUMERICHOST)
+        except sockets.gaierror:
+            infos = await loop.getaddrinfo(host, port, type=kind)
     except sockets.gaierror as error:
         raise OSError(f"cannot resolve {host!r}: {error.strerror}") from error
     except (UnicodeError, OverflowError) as error:

@@ -99,4 +99,9 @@ RECOVERY_ATTRIBUTES = (
     "_rtt_smoothed",
     "_rtt_variance",
 )
-TLS_ATTRIBUTES = ("_peer_certificate", "_peer_certificate_chain", "_receive_buffer")
+TLS_ATTRIBUTES = (
+    "_peer_certificate",
+    "_peer_certificate_chain",
+    "_receive_buffer",
+    "_supported_groups",
+)

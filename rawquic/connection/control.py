@@ -22,7 +22,7 @@ from aioquic.quic.connection import (
     QuicReceiveContext,
 )
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
-from aioquic.tls import Epoch
+from aioquic.tls import Epoch, Group
 from cryptography import x509
 
 from ..certificates import fingerprint
@@ -39,6 +39,9 @@ MAX_REASON_BYTES = 900  # fits a 1,200-byte datagram behind Initial and Handshak
 MAX_ALERT_BYTES = 256  # of the reason phrase of a transport close
 # Frames that cost work and carry nothing: a peer may send so many at once, and so many a second.
 GLITCH_BURST, GLITCH_RATE = 10_000, 330
+# A client makes a key for each group that it offers. Every TLS 1.3 server has P-256 (RFC 8446 §9.1),
+# most take X25519, which costs both ends least.
+CLIENT_GROUPS = (Group.X25519, Group.SECP256R1)
 GLITCH_FRAMES = (0x01, 0x04, 0x05, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x1A)
 
 
@@ -100,6 +103,11 @@ class ControlPlane(QuicConnection):
         for frame_type in GLITCH_FRAMES:
             handler, epochs = handlers[frame_type]
             handlers[frame_type] = (partial(self._on_glitch, handler), epochs)
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        if self._is_client:
+            self.tls._supported_groups = list(CLIENT_GROUPS)
 
     # -- connection IDs ------------------------------------------------------------------------
 
