@@ -15,7 +15,7 @@ from .certificates import PathOrPem, load_identity, load_trust_anchors, parse_pi
 from .config import Config
 from .connection.chosen import make_connection
 from .connection.interface import Address, Event, EventTuple
-from .endpoint.io import normalize
+from .endpoint.io import look_up, normalize
 from .endpoint.udp_endpoint import UdpEndpoint
 from .errors import ClosedLocally, HandshakeFailed, HandshakeTimeout, SessionError
 from .opening import Opening
@@ -322,13 +322,8 @@ async def _connect(
 
 
 async def _resolve(endpoint: UdpEndpoint, host: str, port: int) -> list[Address]:
-    loop = asyncio.get_running_loop()
-    kind = sockets.SOCK_DGRAM
     try:
-        try:  # an address needs no thread that asks a resolver
-            infos = sockets.getaddrinfo(host, port, type=kind, flags=sockets.AI_NUMERICHOST)
-        except sockets.gaierror:
-            infos = await loop.getaddrinfo(host, port, type=kind)
+        infos = await look_up(host, port)
     except sockets.gaierror as error:
         raise OSError(f"cannot resolve {host!r}: {error.strerror}") from error
     except (UnicodeError, OverflowError) as error:

@@ -12,7 +12,7 @@ from .certificates import PathOrPem, load_identity
 from .config import Config
 from .connection.interface import Address
 from .endpoint.accept import Acceptor, OnIncoming
-from .endpoint.io import open_socket, set_buffers
+from .endpoint.io import look_up, open_socket, set_buffers
 from .endpoint.link import Link
 from .endpoint.udp_endpoint import UdpEndpoint
 from .errors import ConfigError, ConnectionRefused, SessionError, StreamError
@@ -333,11 +333,8 @@ async def serve_with_shutdown(
 
 async def bind(host: str, port: int, config: Config, *, reuse_port: bool = False) -> sockets.socket:
     """A bound UDP socket; "::" takes both families, IPv4 alone where IPv6 is off."""
-    loop = asyncio.get_running_loop()
     try:
-        infos = await loop.getaddrinfo(
-            host or "::", port, type=sockets.SOCK_DGRAM, flags=sockets.AI_PASSIVE
-        )
+        infos = await look_up(host or "::", port, sockets.AI_PASSIVE)
     except sockets.gaierror as error:
         raise OSError(f"cannot listen on {host!r}: {error.strerror}") from error
     except (UnicodeError, OverflowError) as error:

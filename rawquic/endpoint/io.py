@@ -49,6 +49,19 @@ class SocketIO(Protocol):
     def close(self) -> None: ...
 
 
+async def look_up(host: str, port: int, flags: int = 0) -> list[Any]:
+    """socket.getaddrinfo() for UDP: at once for an address, for a name in a thread of the loop.
+
+    Raises gaierror, UnicodeError, OverflowError.
+    """
+    kind = socket.SOCK_DGRAM
+    try:
+        return socket.getaddrinfo(host, port, type=kind, flags=flags | socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        loop = asyncio.get_running_loop()
+        return await loop.getaddrinfo(host, port, type=kind, flags=flags)
+
+
 def open_socket(
     address: tuple[Any, ...], family: int, config: Config, *, reuse_port: bool = False
 ) -> socket.socket:

@@ -6,8 +6,6 @@ sessions only through `Link.on_events`.
 
 import asyncio
 import errno
-import heapq
-import itertools
 import logging
 import os
 import secrets
@@ -22,6 +20,7 @@ from ..backend import BACKEND
 from ..config import Config
 from ..connection.interface import Address, Connection
 from ..errors import ConnectionRefused, HandshakeFailed, SessionError
+from .deadlines import Deadlines
 from .io import (
     BATCH,
     Incoming,
@@ -39,7 +38,6 @@ from .routing import LONG_HEADER, LongHeader, Routes
 
 logger = logging.getLogger("rawquic")
 
-TIMER_SLACK = 0.0001  # seconds; the loop may call a timer that much early
 TURN_SECONDS = 0.004  # reading goes on so long before other tasks get their turn
 RESET_BURST, RESET_RATE = 50, 50.0  # stateless resets: at once, and per second
 INTERNAL_ERROR = 0x1  # RFC 9000 §20.1
@@ -81,10 +79,7 @@ class UdpEndpoint:
         self._flush_follows = False  # a flush was scheduled by a batch, for whoever that woke
         self._blocked = False  # the socket takes no more; flushes wait until it does
         self._outgoing: list[Outgoing] = []
-        self._deadlines: list[tuple[float, int, Link | Lingering]] = []
-        self._order = itertools.count()
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._deadlines: Deadlines[Link | Lingering] = Deadlines(self._loop, self._on_due)
         self._lingering: set[Lingering] = set()
         self._resets = float(RESET_BURST)
         self._resets_time = 0.0
@@ -153,7 +148,7 @@ class UdpEndpoint:
                 self._on_news(plane.owner, now)
         self._on_socket_errors()
         if planes:
-            self._arm_timer()
+            self._deadlines.arm()
             # Behind the tasks that this batch woke: what they write leaves in the same turn.
             self._flush_follows = True
             self._schedule_flush()
@@ -328,7 +323,7 @@ class UdpEndpoint:
         for link in dirty:
             if link in self._links:
                 self._flush_connection(link)
-        self._arm_timer()
+        self._deadlines.arm()
 
     def _flush_connection(self, link: Link) -> None:
         """Behind the handshake's packets, those that the connection sends itself."""
@@ -392,6 +387,7 @@ class UdpEndpoint:
     def _retire(self, link: Link, packets: list[bytes], now: float) -> None:
         """The connection is over: keep its IDs for a while (RFC 9000 §10.2), free the rest."""
         self._links.discard(link)
+        self._deadlines.forget(link)
         connection = link.connection
         if not connection.is_ending() or connection.is_gone():
             self.routes.replace(link, None)
@@ -405,7 +401,7 @@ class UdpEndpoint:
         self.routes.replace(link, lingering)
         self._lingering.add(lingering)
         connection.let_go()
-        heapq.heappush(self._deadlines, (deadline, next(self._order), lingering))
+        self._deadlines.set(lingering, deadline)
 
     async def close(self) -> None:
         """Close what is left, give closes that are under way a round trip, close the socket."""
@@ -429,50 +425,32 @@ class UdpEndpoint:
     def abort(self) -> None:
         """Close the socket now."""
         self.closing = self.closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._deadlines.close()
         self._io.close()
         _endpoints.discard(self)
 
     # -- timers --------------------------------------------------------------------------------
 
     def _arm(self, link: Link, deadline: float | None) -> None:
+        """Hear of `link` at `deadline`; a later one than it has is looked up when that is over."""
         if deadline is not None and (link.armed is None or deadline < link.armed):
             link.armed = deadline
             link.connection.armed(deadline)
-            heapq.heappush(self._deadlines, (deadline, next(self._order), link))
+            self._deadlines.set(link, deadline)
 
-    def _arm_timer(self) -> None:
-        if self.closed or not self._deadlines:
-            return
-        deadline = self._deadlines[0][0]
-        if self._timer is not None:
-            if self._timer_at <= deadline:
-                return
-            self._timer.cancel()
-        self._timer_at = deadline
-        self._timer = self._loop.call_later(max(0.0, deadline - time.monotonic()), self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        if self.closed:
-            return
-        now = time.monotonic() + TIMER_SLACK
-        while self._deadlines and self._deadlines[0][0] <= now:
-            deadline, _, owner = heapq.heappop(self._deadlines)
-            if isinstance(owner, Lingering):
-                self.routes.forget(owner)
-                self._lingering.discard(owner)
-            elif owner in self._links and owner.armed == deadline:  # else an earlier one came after
-                self._on_deadline(owner, now)
-        self._arm_timer()
+    def _on_due(self, owner: Link | Lingering, now: float) -> None:
+        if isinstance(owner, Lingering):
+            self.routes.forget(owner)
+            self._lingering.discard(owner)
+        else:
+            self._on_deadline(owner, now)
 
     def _on_deadline(self, link: Link, now: float) -> None:
         link.armed = None
         link.connection.armed(None)
         deadline = link.connection.timer()
         if deadline is None or deadline > now:
-            self._arm(link, deadline)  # it had moved; the queue keeps only the earliest
+            self._arm(link, deadline)  # it had moved
             return
         if self._blocked:
             self._dirty[link] = None  # it is looked at again when the socket takes more
