@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket as sockets
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
@@ -97,7 +98,7 @@ class Endpoint:
         self._options = server
         self._config = config if config is not None else Config()
         self._udp: UdpEndpoint | None = None
-        self._sessions: set[RawQuicSession] = set()
+        self._sessions: weakref.WeakSet[RawQuicSession] = weakref.WeakSet()
         self.server: Server | None = None
 
     @property
@@ -173,7 +174,7 @@ class Endpoint:
             timeout=timeout,
         )
         session = await _connect(udp, target)
-        self._sessions = {each for each in self._sessions if not each.closed} | {session}
+        self._sessions.add(session)
         return session
 
     async def aclose(self) -> None:
@@ -182,7 +183,7 @@ class Endpoint:
             return
         if self.server is not None:
             await self.server.shutdown()
-        for session in self._sessions:
+        for session in list(self._sessions):
             session.close()
         await self._udp.close()
 

@@ -54,7 +54,6 @@ class RawQuicSession:
         self._pings: dict[int, asyncio.Future[None]] = {}
         self._ping_number = 0
         self._bytes_given_up = 0
-        self._view = Connection(self)
         link.on_events = self._on_events
 
     # -- who -----------------------------------------------------------------------------------
@@ -73,7 +72,7 @@ class RawQuicSession:
     @property
     def connection(self) -> Connection:
         """ALPN, certificates, statistics, limits."""
-        return self._view
+        return Connection(self)
 
     # -- streams -------------------------------------------------------------------------------
 
@@ -305,7 +304,7 @@ class RawQuicSession:
     def __repr__(self) -> str:
         host, port = self.remote_address
         state = "closed" if self.closed else "open"
-        return f"<RawQuicSession {self._view.side} of {host}:{port}, {state}>"
+        return f"<RawQuicSession {self.connection.side} of {host}:{port}, {state}>"
 
     # -- events --------------------------------------------------------------------------------
 
@@ -351,6 +350,9 @@ class RawQuicSession:
             sending._wake()
         for receiving in self._receiving.values():
             receiving._wake()
+        # They refer to the session: it would wait for the garbage collector.
+        self._sending.clear()
+        self._receiving.clear()
         for waiters in (
             *self._accept_waiters,
             *self._open_waiters,

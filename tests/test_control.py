@@ -31,6 +31,7 @@ from pair import (
 )
 
 from rawquic.config import Config
+from rawquic.connection.control import ACTIVE_IDS
 from rawquic.connection.interface import Event
 from rawquic.endpoint.routing import Routes
 from rawquic.errors import (
@@ -203,7 +204,7 @@ def test_reset_tokens_of_the_peer_are_recognised() -> None:
     server = ours(False, odcid=client.original_destination_connection_id, routes=routes)
     Pair(client, server).handshake()
     ids = [cid for cid, _ in server.take_id_changes()]
-    assert len(ids) == 8
+    assert len(ids) == ACTIVE_IDS
     assert all(client.is_reset_token(routes.reset_token(cid)) for cid in ids)
     assert not client.is_reset_token(bytes(16))
     assert not client.is_reset_token(routes.reset_token(ids[0])[:15])

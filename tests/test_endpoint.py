@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import secrets
 import socket
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -516,3 +518,22 @@ async def test_busy_polling_lets_other_tasks_run(certificate: Certificate) -> No
         assert polling.active
         await until(lambda: not polling.active)
         await within(client.connection.ping())
+
+
+async def test_an_ended_connection_is_freed_at_once(certificate: Certificate) -> None:
+    """Without the garbage collector, and long before its idle timeout."""
+    async with (
+        rawquic.serve(echo, "127.0.0.1", 0, **certificate.server) as server,
+        rawquic.Endpoint(("127.0.0.1", 0)) as endpoint,
+    ):
+        session = await within(endpoint.connect(*server.local_address, **certificate.client))
+        await within(session.connection.ping())
+        (peer,) = server.sessions
+        ends = [weakref.ref(each._connection) for each in (session, peer)]
+        gc.disable()
+        try:
+            session.close()
+            del session, peer
+            await until(lambda: not any(end() for end in ends))
+        finally:
+            gc.enable()

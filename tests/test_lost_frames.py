@@ -9,6 +9,7 @@ from pair import Reader, Writer, opened
 from wiretap import pair_with_tap_on
 
 from rawquic.config import Config
+from rawquic.connection.control import ACTIVE_IDS
 from rawquic.connection.interface import Event
 
 pytestmark = pytest.mark.usefixtures("fast_only")
@@ -38,7 +39,7 @@ def test_the_first_new_connection_ids_are_lost(side: str) -> None:
     pair.handshake()
     pair.run(2.0)
     us = getattr(pair, side)
-    assert lost and len(pair.other(us)._peer_cid_available) == 7
+    assert lost and len(pair.other(us)._peer_cid_available) == ACTIVE_IDS - 1
     assert not any(each.has(0x18) for each in tap.since(pair.now - 1.0))
 
 
@@ -52,7 +53,7 @@ def test_the_first_retire_connection_id_is_lost() -> None:
     pair.flush()
     pair.run(2.0)
     assert lost and all(each.cid != old for each in pair.server._host_cids)
-    assert len(pair.client._peer_cid_available) == 7
+    assert len(pair.client._peer_cid_available) == ACTIVE_IDS - 1
 
 
 @pytest.mark.parametrize("kind", [0x10, 0x11, 0x13], ids=["MAX_DATA", "MAX_STREAM_DATA", "STREAMS"])

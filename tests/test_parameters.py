@@ -24,6 +24,7 @@ from pair import (
 
 from rawquic.config import Config
 from rawquic.connection import parameters
+from rawquic.connection.control import ACTIVE_IDS
 from rawquic.errors import (
     HandshakeFailed,
 )
@@ -46,7 +47,7 @@ UNUSUAL = {
     "max_ack_delay": (Config(max_ack_delay=0.003), 3),
     "max_udp_payload_size": (Config(), 65527),
     "max_datagram_frame_size": (Config(datagram_receive_buffer_size=None), None),
-    "active_connection_id_limit": (Config(), 8),
+    "active_connection_id_limit": (Config(), ACTIVE_IDS),
     "ack_delay_exponent": (Config(), 3),
 }
 

@@ -12,6 +12,7 @@ CONNECTION_ATTRIBUTES = (
     "_close_pending",
     "_crypto_streams",
     "_cryptos",
+    "_cryptos_initial",
     "_datagrams_pending",
     "_handshake_complete",
     "_handshake_confirmed",
@@ -98,6 +99,7 @@ RECOVERY_ATTRIBUTES = (
     "_rtt_min",
     "_rtt_smoothed",
     "_rtt_variance",
+    "_send_probe",
 )
 TLS_ATTRIBUTES = (
     "_peer_certificate",

@@ -37,9 +37,10 @@ CONNECTION_ID_LENGTH = 8
 MAX_CRYPTO_BYTES = 65536
 MAX_REASON_BYTES = 900  # fits a 1,200-byte datagram behind Initial and Handshake packets
 MAX_ALERT_BYTES = 256  # of the reason phrase of a transport close
+ACTIVE_IDS = 4  # of the peer's that are kept (RFC 9000 §5.1.1); each costs a frame and its handling
 # Frames that cost work and carry nothing: a peer may send so many at once, and so many a second.
 GLITCH_BURST, GLITCH_RATE = 10_000, 330
-# A client makes a key for each group that it offers. Every TLS 1.3 server has P-256 (RFC 8446 §9.1),
+# A client makes a key for each group that it offers. Each TLS 1.3 server has P-256 (RFC 8446 §9.1),
 # most take X25519, which costs both ends least.
 CLIENT_GROUPS = (Group.X25519, Group.SECP256R1)
 GLITCH_FRAMES = (0x01, 0x04, 0x05, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x1A)
@@ -93,6 +94,7 @@ class ControlPlane(QuicConnection):
             first.stateless_reset_token = reset_token(first.cid)
         self.host_cid = self._local_initial_source_connection_id = first.cid
         self._id_changes.append((first.cid, True))
+        self._local_active_connection_id_limit = ACTIVE_IDS
         self._ack_delay = 0.0  # one ACK per receive batch; the endpoint flushes after each
         for limit, count in (
             (self._local_max_streams_bidi, config.max_concurrent_bidi_streams),
@@ -255,6 +257,26 @@ class ControlPlane(QuicConnection):
             ) from None
 
     # -- the end -------------------------------------------------------------------------------
+
+    def let_go(self) -> None:
+        """The endpoint has forgotten the connection; what it has for readers can still be read.
+
+        aioquic's callbacks are cut: they refer to the connection, which would stay until the
+        garbage collector finds it. A server of short connections spends much of its time there.
+        """
+        self._QuicConnection__frame_handlers.clear()  # type: ignore[attr-defined]
+        if Epoch.ONE_RTT in self._cryptos:
+            self._cryptos[Epoch.ONE_RTT].teardown()
+        self._cryptos.clear()
+        self._cryptos_initial.clear()
+        for space in self._loss.spaces:
+            space.sent_packets.clear()
+        self._loss._send_probe = None  # type: ignore[assignment]
+        vars(self._loss).pop("get_probe_timeout", None)
+        tls = getattr(self, "tls", None)  # which begins with the first packet
+        if tls is not None:
+            tls.alpn_cb = tls.get_session_ticket_cb = tls.new_session_ticket_cb = None
+            tls.update_traffic_key_cb = lambda *_: None
 
     def close_session(self, code: int, reason: bytes) -> None:
         """Close with an application error code; the packet leaves with the next flush."""

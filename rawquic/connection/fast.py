@@ -79,7 +79,7 @@ class FastConnection(JoinedPlanes):
         self.plane.armed = deadline or 0.0
 
     def let_go(self) -> None:
-        """The endpoint has forgotten the connection; buffered data can still be read."""
+        super().let_go()
         self.plane.discard()
         self._reactor = None
 

@@ -31,7 +31,7 @@ class _Direction:
         return self.writing_frames
 
     def teardown(self) -> None:
-        pass
+        self._on_secret = lambda *_: None
 
 
 class OneRttGate:
@@ -51,4 +51,5 @@ class OneRttGate:
         raise AssertionError("key updates are the data plane's")
 
     def teardown(self) -> None:
-        pass
+        self.send.teardown()
+        self.recv.teardown()

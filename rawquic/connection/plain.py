@@ -79,9 +79,6 @@ class PlainConnection(MendedAioquic):
     def armed(self, deadline: float | None) -> None:
         """The endpoint's timer stands at `deadline`."""
 
-    def let_go(self) -> None:
-        """The endpoint has forgotten the connection; buffered data can still be read."""
-
     def wants_flush(self) -> bool:
         """True when something was queued since the last `datagrams_to_send`."""
         return self._dirty

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .udp_endpoint import UdpEndpoint
 
 
-def _ignore(events: list[EventTuple]) -> None:
+def ignore(events: list[EventTuple]) -> None:
     pass
 
 
@@ -41,7 +41,7 @@ class Link:
         self.endpoint = endpoint
         self.connection = connection
         self.is_client = is_client
-        self.on_events: Callable[[list[EventTuple]], None] = _ignore
+        self.on_events: Callable[[list[EventTuple]], None] = ignore
         self.address: Address = ("", 0)
         self.local: str | None = None
         self.ids: set[bytes] = set()

@@ -33,7 +33,7 @@ from .io import (
     normalize,
 )
 from .linger import Lingering
-from .link import Link
+from .link import Link, ignore
 from .routing import LONG_HEADER, LongHeader, Routes
 
 logger = logging.getLogger("rawquic")
@@ -388,6 +388,7 @@ class UdpEndpoint:
         """The connection is over: keep its IDs for a while (RFC 9000 §10.2), free the rest."""
         self._links.discard(link)
         self._deadlines.forget(link)
+        link.on_events = ignore
         connection = link.connection
         if not connection.is_ending() or connection.is_gone():
             self.routes.replace(link, None)
