@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from .errors import ConfigError
 
 MAX_VARINT = (1 << 62) - 1
-MAX_STREAMS = 1 << 60  # RFC 9000 §4.6
+MAX_STREAMS = 1 << 16  # one STREAM frame opens all lower-numbered streams too (RFC 9000 §2.1)
 MIN_MTU, MAX_MTU = 1200, 65527
 VERSIONS = {1: 0x00000001, 2: 0x6B3343CF}
 CIPHER_SUITES = ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256")
@@ -29,7 +29,8 @@ class Config:
         keep_alive_interval: send a PING after so long without a packet sent; None: never.
         max_concurrent_bidi_streams, max_concurrent_uni_streams: streams that the peer may have
             open at once. A stream counts until this end has read it to its end (or stopped it) and
-            its own half has ended. 0 .. 2^60.
+            its own half has ended. 0 .. 65,536: the peer can open them all with one small packet
+            (RFC 9000 §2.1), and each takes memory here.
         stream_receive_window: unread bytes that one stream may hold. 1 KiB .. 1 GiB.
         receive_window: the same for all streams of the connection together.
         send_window: written and not yet acknowledged bytes of the connection; above it `write`
@@ -130,7 +131,6 @@ class Config:
         key = self.stateless_reset_key
         if key is not None and not (isinstance(key, bytes) and len(key) >= 16):
             raise ConfigError("Config.stateless_reset_key must be at least 16 bytes, or None")
-        self._seconds("busy_poll", least=0.0)
         self._seconds("busy_poll", least=0.0, most=1.0)
         self._choice("aead", ("auto", "openssl", "ipsec-mb"))
         self._subset("versions", tuple(VERSIONS))

@@ -122,11 +122,15 @@ class Connection:
         raise NotImplementedError("export_keying_material is not there yet")
 
     def set_max_concurrent_bidi_streams(self, count: int) -> None:
-        """How many bidirectional streams the peer may have open; what was given stays given."""
+        """How many bidirectional streams the peer may have open at once, 0 .. 65,536.
+
+        Credit that was given cannot be taken back (RFC 9000 §4.6): a lower number is reached as
+        streams end. Raises ValueError, SessionError.
+        """
         self._set_max_streams(False, count)
 
     def set_max_concurrent_uni_streams(self, count: int) -> None:
-        """How many unidirectional streams the peer may have open; what was given stays given."""
+        """The same for unidirectional streams."""
         self._set_max_streams(True, count)
 
     def set_receive_window(self, size: int) -> None:
@@ -143,8 +147,9 @@ class Connection:
 
     def _set_max_streams(self, unidirectional: bool, count: int) -> None:
         self._usable()
-        if not isinstance(count, int) or not 0 <= count <= MAX_STREAMS:
-            raise ValueError(f"{count!r} streams: it must be an integer from 0 to 2^60")
+        whole = isinstance(count, int) and not isinstance(count, bool)
+        if not whole or not 0 <= count <= MAX_STREAMS:
+            raise ValueError(f"{count!r} streams: it must be an integer from 0 to {MAX_STREAMS:,}")
         self._connection.set_max_streams(unidirectional, count)
         self._link.flush_soon()
 

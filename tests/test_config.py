@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rawquic.errors import ConfigError
 POSITIVE = ([0.001, 1, 86_400.0], [0, -1, -0.5, float("nan"), float("inf"), "5", True, b"1", 1e10])
 SECONDS = "seconds, more than 0"
 SWITCH = ([True, False], [0, 1, None, "yes"], "True or False")
-STREAMS = ([0, 1, 1 << 60], [-1, (1 << 60) + 1, 1.5, None, "3", True], "an integer from 0 to")
+STREAMS = ([0, 1, 65_536], [-1, 65_537, 1.5, None, "3", True], "an integer from 0 to 65,536")
 WINDOW = (
     [1024, 1 << 20, 1 << 30],
     [1023, 0, -5, (1 << 30) + 1, 1e6, None, "9", True],
@@ -172,3 +173,47 @@ def test_every_field_is_documented() -> None:
     assert Config.__doc__ is not None
     for name in FIELD_NAMES:
         assert name in Config.__doc__, name
+
+
+# -- the table in docs/api.md ----------------------------------------------------------------------
+
+
+def table() -> dict[str, list[str]]:
+    """field: [default, unit, range, meaning]."""
+    page = (Path(__file__).parents[1] / "docs" / "api.md").read_text("utf-8")
+    section = page.partition("## Config\n")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| `")]
+    return {row[0].strip(" `"): [cell.strip() for cell in row[1:]] for row in rows}
+
+
+def as_shown(value: Any) -> str:
+    if value == CIPHER_SUITES:
+        return "all three"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value >> 20} MiB" if value >= 1 << 20 else f"{value:,g}"
+    return f"`{value!r}`".replace("'", '"')
+
+
+def test_the_table_names_every_field_and_its_default() -> None:
+    config = Config()
+    assert {name: row[0] for name, row in table().items()} == {
+        name: as_shown(getattr(config, name)) for name in FIELD_NAMES
+    }
+    assert list(table()) == list(FIELD_NAMES)
+    assert all(len(row) == 4 and row[2] and row[3] for row in table().values())
+
+
+def bounds(text: str) -> list[float]:
+    """The numbers of a range: "1 KiB to 1 GiB", "an integer from 0 to 65,536"."""
+    found = re.findall(r"(\d[\d,.]*)(?: ([KMG])iB)?", text)
+    return [float(n.replace(",", "")) * 1024 ** " KMG".index(unit or " ") for n, unit in found]
+
+
+def test_the_table_gives_the_ranges_that_are_checked() -> None:
+    for name, (_, unit, allowed, _) in table().items():
+        if not unit:
+            continue
+        with pytest.raises(ConfigError) as caught:
+            Config(**{name: -1})
+        said = str(caught.value).partition(": it must be ")[2]
+        assert bounds(allowed) == bounds(said.replace(" and at most 1e+09", "")), name

@@ -541,12 +541,12 @@ async def test_windows_are_checked(pair_of_sessions: Pair) -> None:
         for set_window in (connection.set_receive_window, connection.set_send_window):
             with pytest.raises(ValueError, match="1 KiB to 1 GiB"):
                 set_window(size)  # type: ignore[arg-type]
-    for count in (-1, (1 << 60) + 1, 1.5, None):
+    for count in (-1, 65_537, 1.5, None, True):
         for set_limit in (
             connection.set_max_concurrent_bidi_streams,
             connection.set_max_concurrent_uni_streams,
         ):
-            with pytest.raises(ValueError, match="0 to 2\\^60"):
+            with pytest.raises(ValueError, match="0 to 65,536"):
                 set_limit(count)  # type: ignore[arg-type]
 
 
