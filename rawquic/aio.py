@@ -6,7 +6,7 @@ from typing import Any
 
 from .errors import RawQuicError, StreamStopped
 from .session import RawQuicSession
-from .streams import RecvStream, SendStream
+from .streams import RecvStream, SendStream, as_bytes
 
 LIMIT = 65536  # bytes: asyncio's default for StreamReader
 HIGH_WATER = 65536  # bytes in the writer's buffer above which drain() waits
@@ -111,7 +111,7 @@ class _StreamTransport(asyncio.Transport):
             return  # drain() raises it
         if self._eof or self._closing:
             raise RuntimeError("the stream takes no more data: write_eof() or close() was called")
-        self._buffer += data
+        self._buffer += as_bytes(data)
         self._more_to_write.set()
         if len(self._buffer) > self._high and not self._paused_writing:
             self._paused_writing = True
@@ -131,8 +131,13 @@ class _StreamTransport(asyncio.Transport):
         return self._low, self._high
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self._high = HIGH_WATER if high is None else high
-        self._low = self._high // 4 if low is None else low
+        if high is None:
+            high = HIGH_WATER if low is None else 4 * low
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError(f"high={high!r} must be at least low={low!r}, and that at least 0")
+        self._high, self._low = high, low
 
     # -- the end -------------------------------------------------------------------------------
 

@@ -162,7 +162,10 @@ class RawQuicSession:
     def send_datagram(self, data: bytes) -> None:
         """Queue a datagram at once. In a full send buffer the oldest is dropped and counted.
 
+        Datagrams are unreliable (RFC 9221 §5): one that gets lost is not sent again.
+
         Raises:
+            TypeError: `data` is not bytes-like; a str is to be encoded first.
             DatagramTooLarge: above `max_datagram_size`. DatagramUnsupported: the peer takes none.
             SessionError: the session is over.
         """
@@ -174,6 +177,8 @@ class RawQuicSession:
     def send_datagrams(self, datagrams: Iterable[bytes]) -> None:
         """Queue several, as `send_datagram` does one; those before a bad one are queued."""
         self._link.endpoint.check_usable()
+        if isinstance(datagrams, str | bytes | bytearray | memoryview):
+            raise TypeError("send_datagrams takes a list of datagrams; send_datagram takes one")
         self._raise_if_closed()
         try:
             for data in datagrams:
@@ -182,12 +187,16 @@ class RawQuicSession:
             self._link.flush_soon()
 
     async def send_datagram_wait(self, data: bytes) -> None:
-        """Queue a datagram, waiting for room in the send buffer in place of dropping."""
+        """Queue a datagram, waiting for room in the send buffer in place of dropping.
+
+        Errors as those of `send_datagram`.
+        """
         self._link.endpoint.check_usable()
-        while not self._connection.datagram_room(len(data)):
+        datagram = as_bytes(data)
+        while not self._connection.datagram_room(len(datagram)):
             self._raise_if_closed()
             await self._datagram_room_waiters.wait()
-        self.send_datagram(data)
+        self.send_datagram(datagram)
 
     async def read_datagram(self) -> bytes:
         """The next datagram that arrived. Raises SessionError."""
@@ -205,6 +214,21 @@ class RawQuicSession:
             self._raise_if_closed()
             if not self._link.endpoint.look_for_packets():
                 await self._datagram_waiters.wait()
+
+    async def datagrams(self) -> AsyncIterator[bytes]:
+        """The datagrams that arrive, one by one; ends as `bi_streams` does.
+
+        Leaving the loop loses none: what waits can still be read. `read_datagrams` takes many at
+        once, and is faster.
+        """
+        while True:
+            try:
+                datagram = await self.read_datagram()
+            except SessionError as error:
+                if _is_clean(error):
+                    return
+                raise
+            yield datagram
 
     # -- the end -------------------------------------------------------------------------------
 

@@ -35,7 +35,16 @@ def as_bytes(data: Buffer) -> bytes:
 
     TypeError for anything else; `bytes(5)` would be five zeros.
     """
-    return data if type(data) is bytes else memoryview(data).tobytes()
+    return data if type(data) is bytes else _copied(data)
+
+
+def _copied(data: Buffer) -> bytes:
+    try:
+        return memoryview(data).tobytes()
+    except TypeError:
+        advice = ": encode it first, as in text.encode()" if isinstance(data, str) else ""
+        message = f"a bytes-like object is required, not {type(data).__name__}{advice}"
+        raise TypeError(message) from None
 
 
 class SendStream:
@@ -78,9 +87,11 @@ class SendStream:
     async def write(self, data: Buffer) -> None:
         """Put all of `data` (bytes-like) into the send buffer, waiting while that is full.
 
-        When cancelled, a prefix may have been taken: `bytes_written` says how much.
+        When cancelled, a prefix may have been taken: `bytes_written` says how much. Of two tasks
+        that write at once, each one's data is in order, in pieces between the other's.
 
         Raises:
+            TypeError: `data` is not bytes-like; a str is to be encoded first.
             StreamStopped: the peer reads no more. StreamFinished: after `finish` or `reset`.
             SessionError: the session is over.
         """

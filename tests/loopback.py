@@ -176,6 +176,7 @@ async def every_wait(session: RawQuicSession) -> dict[str, "asyncio.Future[Any]"
         "wait_closed": session.wait_closed(),
         "bi_streams": iterate_streams(session.bi_streams()),
         "uni_streams": iterate_streams(session.uni_streams()),
+        "datagrams": iterate_streams(session.datagrams()),
     }
     return {name: await waiting(call) for name, call in calls.items()}
 

@@ -127,7 +127,25 @@ async def test_write_buffer_limits(certificate: Certificate) -> None:
         assert transport.get_write_buffer_limits() == (250, 1000)
         transport.set_write_buffer_limits(high=1000, low=10)
         assert transport.get_write_buffer_limits() == (10, 1000)
+        transport.set_write_buffer_limits(low=1000)  # as asyncio's transports have it
+        assert transport.get_write_buffer_limits() == (1000, 4000)
+        for bad in ({"high": 10, "low": 11}, {"low": -1}):
+            with pytest.raises(ValueError, match="at least"):
+                transport.set_write_buffer_limits(**bad)
+        assert transport.get_write_buffer_limits() == (1000, 4000)
         assert transport.get_write_buffer_size() == 0
+        for each in (writer, their_writer):
+            each.close()
+            await within(each.wait_closed())
+
+
+async def test_what_is_not_bytes_is_a_type_error(certificate: Certificate) -> None:
+    async with pair(certificate) as both:
+        (_, writer), (their_reader, their_writer) = await both_ends(both)
+        with pytest.raises(TypeError, match="not str: encode it first"):
+            writer.write("text")  # type: ignore[arg-type]
+        writer.write(b"bytes")
+        assert await within(their_reader.readexactly(5)) == b"bytes"
         for each in (writer, their_writer):
             each.close()
             await within(each.wait_closed())

@@ -1,11 +1,19 @@
 """Unreliable datagrams of a session (RFC 9221): sizes, queues, waiting and dropping."""
 
+import array
 import asyncio
 
 import pytest
 from loopback import Certificate, Relay, blocked_one, error_of, pair, until, waiting, within
 
-from rawquic import ClosedLocally, Config, DatagramTooLarge, DatagramUnsupported
+from rawquic import (
+    ClosedByPeer,
+    ClosedLocally,
+    Config,
+    DatagramTooLarge,
+    DatagramUnsupported,
+    RawQuicSession,
+)
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -46,13 +54,16 @@ async def test_bytes_like_objects(certificate: Certificate) -> None:
 
 async def test_what_is_not_bytes_is_a_type_error(certificate: Certificate) -> None:
     async with pair(certificate) as (client, peer, _):
-        for data in (5, "text", None, [1, 2]):
-            with pytest.raises(TypeError):
+        for data, said in ((5, "int"), ("text", "str: encode it"), (None, "None"), ([1], "list")):
+            with pytest.raises(TypeError, match=f"bytes-like object is required, not {said}"):
                 client.send_datagram(data)  # type: ignore[arg-type]
-            with pytest.raises(TypeError):
+            with pytest.raises(TypeError, match=f"required, not {said}"):
                 client.send_datagrams([data])  # type: ignore[list-item]
-            with pytest.raises(TypeError):
+            with pytest.raises(TypeError, match=f"required, not {said}"):
                 await client.send_datagram_wait(data)  # type: ignore[arg-type]
+        for one in (b"one", bytearray(b"one"), memoryview(b"one"), "one"):
+            with pytest.raises(TypeError, match="a list of datagrams; send_datagram takes one"):
+                client.send_datagrams(one)  # type: ignore[arg-type]
         client.send_datagram(b"the first that arrives")
         assert await within(peer.read_datagram()) == b"the first that arrives"
 
@@ -158,6 +169,17 @@ async def test_waiting_for_room_waits(certificate: Certificate) -> None:
         assert type(await error_of(sending)) is ClosedLocally
 
 
+async def test_waiting_for_room_goes_by_bytes_not_items(certificate: Certificate) -> None:
+    config = Config(datagram_send_buffer_size=1200)
+    async with pair(certificate, config=config) as (client, peer, _):
+        wide = array.array("I", range(150))
+        client.send_datagram(bytes(800))
+        await within(client.send_datagram_wait(wide))  # type: ignore[arg-type]
+        assert await within(peer.read_datagram()) == bytes(800)
+        assert await within(peer.read_datagram()) == wide.tobytes()
+        assert client.connection.stats().datagrams_dropped_send == 0
+
+
 async def test_a_cancelled_read_takes_none(certificate: Certificate) -> None:
     async with pair(certificate) as (client, peer, _):
         reading = await waiting(peer.read_datagram())
@@ -193,3 +215,52 @@ async def test_none_after_the_end(certificate: Certificate) -> None:
         assert client.max_datagram_size is None
         with pytest.raises(ClosedLocally):
             client.send_datagram(b"x")
+
+
+# -- iteration -------------------------------------------------------------------------------------
+
+
+async def collect(session: RawQuicSession) -> list[bytes]:
+    return [data async for data in session.datagrams()]
+
+
+@pytest.mark.parametrize("closer", ["near", "far"])
+async def test_iteration_ends_when_the_session_closes_without_error(
+    certificate: Certificate, closer: str
+) -> None:
+    async with pair(certificate) as (client, peer, _):
+        collecting = await waiting(collect(peer))
+        for data in (b"one", b"", b"three"):
+            client.send_datagram(data)
+            await within(client.connection.ping())
+        (peer if closer == "near" else client).close()
+        assert await within(collecting) == [b"one", b"", b"three"]
+
+
+@pytest.mark.parametrize(("closer", "kind"), [("near", ClosedLocally), ("far", ClosedByPeer)])
+async def test_iteration_raises_when_it_closes_with_an_error(
+    certificate: Certificate, closer: str, kind: type[Exception]
+) -> None:
+    async with pair(certificate) as (client, peer, _):
+        collecting = await waiting(collect(peer))
+        (peer if closer == "near" else client).close(7)
+        assert type(await error_of(collecting)) is kind
+
+
+async def test_iteration_gives_what_had_arrived_before_the_end(certificate: Certificate) -> None:
+    async with pair(certificate) as (client, peer, _):
+        client.send_datagrams([b"1", b"2"])
+        await within(client.connection.ping())
+        client.close()
+        await within(peer.wait_closed())
+        assert await within(collect(peer)) == [b"1", b"2"]
+
+
+async def test_leaving_an_iteration_loses_none(certificate: Certificate) -> None:
+    async with pair(certificate) as (client, peer, _):
+        client.send_datagrams([b"1", b"2", b"3"])
+        await within(client.connection.ping())
+        async for data in peer.datagrams():
+            assert data == b"1"
+            break
+        assert await within(peer.read_datagrams()) == [b"2", b"3"]

@@ -232,13 +232,13 @@ async def test_a_close_code_out_of_range_is_a_value_error(
 async def test_a_reason_that_is_not_bytes_is_a_type_error(pair_of_sessions: Pair) -> None:
     client = pair_of_sessions.client
     for reason in (5, None, [1]):
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match=f"not {type(reason).__name__}"):
             client.close(0, reason)  # type: ignore[arg-type]
     assert not client.closed
 
 
 QUIET = {"wait_closed"}
-QUIET_AT_CODE_0 = {"bi_streams", "uni_streams"}
+QUIET_AT_CODE_0 = {"bi_streams", "uni_streams", "datagrams"}
 
 
 @pytest.mark.parametrize("code", [0, 7])
@@ -678,6 +678,7 @@ SIGNATURES = {
     "RawQuicSession.uni_streams": "self",
     "RawQuicSession.read_datagram": "self",
     "RawQuicSession.read_datagrams": "self max",
+    "RawQuicSession.datagrams": "self",
     "RawQuicSession.send_datagram": "self data",
     "RawQuicSession.send_datagrams": "self datagrams",
     "RawQuicSession.send_datagram_wait": "self data",

@@ -303,8 +303,13 @@ async def test_write_takes_any_bytes_like_object(stream: Stream, data: Any) -> N
 
 
 async def test_write_of_what_is_not_bytes_is_a_type_error(stream: Stream) -> None:
-    for data in ("text", 5, None, [1, 2]):
-        with pytest.raises(TypeError):
+    for data, said in (
+        ("text", r"not str: encode it first, as in text\.encode\(\)$"),
+        (5, "not int$"),
+        (None, "not NoneType$"),
+        ([1, 2], "not list$"),
+    ):
+        with pytest.raises(TypeError, match=f"^a bytes-like object is required, {said}"):
             await stream.send.write(data)  # type: ignore[arg-type]
     assert stream.send.bytes_written == 1
     await stream.send.write(b"y")
