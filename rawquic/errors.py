@@ -91,7 +91,7 @@ class ClosedByPeer(SessionError):
 
     def __init__(self, code: int, reason: bytes = b"", is_application: bool = True) -> None:
         kind = "application" if is_application else "transport"
-        super().__init__(f"closed by the peer with {kind} error code {code}{_reason_text(reason)}")
+        super().__init__(f"closed by the peer with {kind} error code {code}{reason_text(reason)}")
         self.code = code
         self.reason = reason
         self.is_application = is_application
@@ -106,7 +106,7 @@ class ClosedLocally(SessionError):
     """
 
     def __init__(self, code: int = 0, reason: bytes = b"") -> None:
-        super().__init__(f"closed locally with code {code}{_reason_text(reason)}")
+        super().__init__(f"closed locally with code {code}{reason_text(reason)}")
         self.code = code
         self.reason = reason
 
@@ -200,5 +200,8 @@ class DatagramUnsupported(DatagramError):
         super().__init__(message)
 
 
-def _reason_text(reason: bytes) -> str:
-    return f": {reason.decode('utf-8', 'replace')}" if reason else ""
+def reason_text(reason: bytes) -> str:
+    """A reason phrase behind a message; what a peer wrote must not steer a log or a terminal."""
+    text = reason.decode("utf-8", "replace")
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return f": {shown}" if reason else ""

@@ -6,6 +6,7 @@ sockets: those are below `Link`.
 
 import asyncio
 import copy
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from types import TracebackType
@@ -18,7 +19,10 @@ from .errors import ClosedByPeer, ClosedLocally, SessionError
 from .streams import RecvStream, SendStream, as_bytes, check_code
 from .waiters import Waiters
 
+logger = logging.getLogger("rawquic")
+
 BIDI, UNI = 0, 1
+SHOWN_STREAMS = 10  # how many stream IDs a log line names
 
 
 class RawQuicSession:
@@ -45,6 +49,7 @@ class RawQuicSession:
         self._sending: dict[int, SendStream] = {}
         self._receiving: dict[int, RecvStream] = {}
         self._arrived: tuple[deque[int], deque[int]] = (deque(), deque())
+        self._ended_before: set[int] = set()  # not accepted yet, and our half has ended already
         self._accept_waiters = (Waiters(self._loop), Waiters(self._loop))
         self._open_waiters = (Waiters(self._loop), Waiters(self._loop))
         self._datagram_waiters = Waiters(self._loop)
@@ -54,7 +59,9 @@ class RawQuicSession:
         self._pings: dict[int, asyncio.Future[None]] = {}
         self._ping_number = 0
         self._bytes_given_up = 0
+        self._over = False
         link.on_events = self._on_events
+        logger.info("%s opened, %s side", self._name(), self.connection.side)
 
     # -- who -----------------------------------------------------------------------------------
 
@@ -142,8 +149,18 @@ class RawQuicSession:
         return arrived.popleft()
 
     def _new_sending(self, stream_id: int) -> SendStream:
-        stream = self._sending[stream_id] = SendStream(self, stream_id)
+        stream = SendStream(self, stream_id)
+        if stream_id in self._ended_before:
+            self._ended_before.discard(stream_id)
+            stream._on_ended()
+        else:
+            self._sending[stream_id] = stream
         return stream
+
+    def _is_to_be_accepted(self, stream_id: int) -> bool:
+        """True for a bidirectional stream of the peer's that waits; they come in order."""
+        arrived = self._arrived[BIDI]
+        return bool(arrived) and stream_id >= arrived[0] and stream_id % 4 == arrived[0] % 4
 
     def _new_receiving(self, stream_id: int) -> RecvStream:
         stream = self._receiving[stream_id] = RecvStream(self, stream_id)
@@ -248,6 +265,8 @@ class RawQuicSession:
         Args:
             code: application error code, 0 .. 2^62-1.
             reason: bytes, or str as UTF-8; the first 900 bytes are sent.
+
+        Of several closes the first one counts.
         """
         self._link.endpoint.check_usable()
         check_code(code)
@@ -262,25 +281,31 @@ class RawQuicSession:
     ) -> None:
         """Close, after the peer has acknowledged the streams that were finished.
 
-        Waits at most `Config.close_timeout`, or `timeout` seconds where that is less. Unfinished
-        streams are reset with code 1. Bytes given up are counted in `connection.stats()`.
+        Streams that were not finished are reset with code 1, and named in a warning in the log:
+        who goes on writing to one gets ClosedLocally. Bytes given up are counted in
+        `connection.stats()`. When cancelled, it closes at once. Of several closes the first one
+        that comes to its end counts.
+
+        Args:
+            code, reason: as those of `close`.
+            timeout: wait for acknowledgements at most so many seconds, 0 or more, where that is
+                less than `Config.close_timeout`.
         """
         self._link.endpoint.check_usable()
         check_code(code)
+        raw = reason.encode() if isinstance(reason, str) else as_bytes(reason)
         limit = self._config.close_timeout
         if timeout is not None:
+            if not timeout >= 0:
+                raise ValueError(f"timeout={timeout!r}: it must be seconds, 0 or more, or None")
             limit = min(limit, timeout)
         try:
             if not self.closed:
                 await self._finished_acked(limit)
         finally:
             if not self.closed:
-                for stream in list(self._sending.values()):
-                    self._bytes_given_up += self._connection.unacknowledged(stream.id)
-                    if stream._open:
-                        stream.reset(1)
-                self._link.endpoint.flush_now(self._link)
-                self.close(code, reason)
+                self._give_up_streams()
+                self.close(code, raw)
         await self._released()
 
     async def wait_closed(self) -> None:
@@ -300,6 +325,32 @@ class RawQuicSession:
                     await self._acked_waiters.wait()
         except TimeoutError:
             pass
+
+    def _give_up_streams(self) -> None:
+        """Reset what was not finished, and count what the peer may not have got."""
+        unfinished = []
+        lost = 0
+        for stream in self._sending.values():
+            size = self._connection.unacknowledged(stream.id)
+            self._bytes_given_up += size
+            if stream._open and stream._stop_code is None:
+                # Not by `stream.reset`: that would tell a writer of a reset it did not ask for.
+                self._connection.reset(stream.id, 1)
+                unfinished.append(stream.id)
+                lost += size
+        self._link.endpoint.flush_now(self._link)
+        if unfinished:
+            shown = ", ".join(map(str, unfinished[:SHOWN_STREAMS]))
+            more = ", ..." if len(unfinished) > SHOWN_STREAMS else ""
+            logger.warning(
+                "%s: aclose() reset unfinished streams (%d): %s%s; %d bytes of them were not "
+                "acknowledged; finish() them before, or write inside `async with send`",
+                self._name(),
+                len(unfinished),
+                shown,
+                more,
+                lost,
+            )
 
     async def _released(self) -> None:
         if self._release_task is not None:
@@ -324,6 +375,11 @@ class RawQuicSession:
         else:
             self.close(1)
             await self._released()
+
+    def _name(self) -> str:
+        """What the log calls it: the connection's ID and the peer's address."""
+        host, port = self.remote_address
+        return f"session {self.connection.id} with {host}:{port}"
 
     def __repr__(self) -> str:
         host, port = self.remote_address
@@ -350,6 +406,8 @@ class RawQuicSession:
                 sending = self._sending.pop(value, None)
                 if sending is not None:
                     sending._on_ended()
+                elif self._is_to_be_accepted(value):
+                    self._ended_before.add(value)
                 self._acked_waiters.wake()
             elif kind is Event.STOPPED:
                 sending = self._sending.get(value)
@@ -370,6 +428,10 @@ class RawQuicSession:
                 self._on_closed()
 
     def _on_closed(self) -> None:
+        if self._over:
+            return
+        self._over = True
+        logger.info("%s closed: %s", self._name(), self.close_reason)
         for sending in self._sending.values():
             sending._wake()
         for receiving in self._receiving.values():

@@ -142,7 +142,7 @@ class SendStream:
             await self._wait()
 
     def reset(self, code: int = 0) -> None:
-        """Give up sending (RESET_STREAM): what is not delivered yet may never be.
+        """Give up sending (RESET_STREAM, RFC 9000 §3.1): what is not delivered yet may never be.
 
         `code`: 0 .. 2^62-1. Nothing happens when this half has ended already.
         """
@@ -155,7 +155,7 @@ class SendStream:
             self._wake()
 
     async def stopped(self) -> int | None:
-        """Wait for STOP_SENDING: its code; None when this half ended without one.
+        """Wait for STOP_SENDING (RFC 9000 §3.5): its code; None when this half ended without one.
 
         Raises SessionError when the session ended first.
         """
@@ -206,7 +206,12 @@ class SendStream:
     async def _wait(self) -> None:
         future = self._session._loop.create_future()
         self._waiters.append(future)
-        await future
+        try:
+            await future
+        except asyncio.CancelledError:
+            if future in self._waiters:  # perhaps nothing ever wakes this stream
+                self._waiters.remove(future)
+            raise
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
@@ -245,7 +250,8 @@ class RecvStream:
     async def read(self, n: int = CHUNK) -> bytes:
         """1..n bytes as soon as there are any, b"" at the end; n=-1: all, up to the end.
 
-        A cancelled read loses nothing.
+        A cancelled read loses nothing. What n=-1 takes is the peer's to decide: `read_to_end`
+        has a limit.
 
         Raises:
             ValueError: n is 0 (b"" means the end) or less than -1.
@@ -264,9 +270,10 @@ class RecvStream:
             self._reading = False
 
     async def readexactly(self, n: int) -> bytes:
-        """Exactly `n` bytes, or asyncio.IncompleteReadError with what there was.
+        """Exactly `n` bytes, 0 or more; asyncio.IncompleteReadError when the stream ends before.
 
-        Other errors as in `read`; what was taken before one can still be read.
+        Other errors as in `read`; what was taken before one, also before a cancellation, can
+        still be read, unless the stream was stopped.
         """
         if n < 0:
             raise ValueError(f"readexactly({n}): n must not be negative")
@@ -283,7 +290,7 @@ class RecvStream:
                 parts.append(part)
                 missing -= len(part)
         except BaseException:
-            self._returned = parts + self._returned
+            self._give_back(parts)
             raise
         finally:
             self._reading = False
@@ -292,15 +299,19 @@ class RecvStream:
     async def read_to_end(self, limit: int) -> bytes:
         """All bytes up to the end.
 
-        Raises StreamTooLong, and stops the stream, when there are more than `limit` bytes.
-        Other errors as in `read`.
+        Raises StreamTooLong, and stops the stream with code 0 (RFC 9000 §3.5), when there are more
+        than `limit` bytes. Other errors as in `read`.
         """
         if limit < 0:
             raise ValueError(f"read_to_end({limit}): limit must not be negative")
         return await self._read_all(limit)
 
     async def readinto(self, buffer: Buffer) -> int:
-        """Copy into a writable bytes-like object; the number of bytes, 0 at the end."""
+        """Copy into a writable bytes-like object; the number of bytes, 0 at the end.
+
+        Raises ValueError for an empty buffer, TypeError for one that cannot be written; other
+        errors as in `read`.
+        """
         with memoryview(buffer) as view, view.cast("B") as target:
             if target.readonly:
                 raise TypeError("readinto: the buffer is read-only")
@@ -311,12 +322,12 @@ class RecvStream:
             return len(data)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Chunks as the data comes, until the end."""
+        """Chunks as the data comes, until the end; errors as in `read`."""
         while data := await self.read():
             yield data
 
     def stop(self, code: int = 0) -> None:
-        """Tell the peer that no more is read (STOP_SENDING); what waits is dropped.
+        """Tell the peer that no more is read (STOP_SENDING, RFC 9000 §3.5); what waits is dropped.
 
         `code`: 0 .. 2^62-1. Nothing happens when this half has ended already.
         """
@@ -352,7 +363,7 @@ class RecvStream:
             try:
                 data = self._connection.read(self._id, n)
             except StreamReset as error:
-                self._end(error)
+                self._end(copy.copy(error))  # the one that is raised holds this frame
                 raise
             if data is not None:
                 if not data:
@@ -381,11 +392,16 @@ class RecvStream:
                     self.stop()
                     raise StreamTooLong(limit)
         except BaseException:
-            self._returned = parts + self._returned
+            self._give_back(parts)
             raise
         finally:
             self._reading = False
         return b"".join(parts)
+
+    def _give_back(self, parts: list[bytes]) -> None:
+        """What a longer read had taken when it failed: the next one gets it, unless stopped."""
+        if not isinstance(self._error, StreamFinished):
+            self._returned = parts + self._returned
 
     def _end(self, error: StreamReset | StreamFinished) -> None:
         self._error = error

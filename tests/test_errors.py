@@ -202,3 +202,11 @@ def test_they_can_be_caught_as_what_python_knows() -> None:
 def test_codes_tell_errors_apart() -> None:
     assert StreamReset(1).code != StreamStopped(2).code
     assert not isinstance(StreamReset(1), StreamStopped)
+
+
+def test_a_reason_steers_neither_log_nor_terminal() -> None:
+    reason = b"a\nERROR b\r\x1b[2J\x00\xe2\x80\xa8\xff \xc3\xa9"
+    for error in (ClosedByPeer(1, reason), ClosedLocally(1, reason)):
+        assert str(error).isprintable()
+        assert str(error).endswith("code 1: a\\nERROR b\\r\\x1b[2J\\x00\\u2028\ufffd \xe9")
+        assert error.reason == reason

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import inspect
+import logging
 import math
 import pickle
 import time
@@ -347,6 +348,153 @@ async def test_aclose_resets_what_was_not_finished(certificate: Certificate) -> 
         error = await error_of(reading)
         assert isinstance(error, rawquic.StreamReset), error
         assert error.code == 1
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    found = [r for r in caplog.records if r.name == "rawquic" and r.levelno >= logging.WARNING]
+    assert all(r.levelno == logging.WARNING for r in found)
+    return [r.getMessage() for r in found]
+
+
+async def test_aclose_warns_of_what_was_not_finished(
+    certificate: Certificate, caplog: pytest.LogCaptureFixture
+) -> None:
+    relay = Relay()
+    async with pair(certificate, relay=relay, config=Config(close_timeout=0.1)) as (
+        client,
+        peer,
+        _,
+    ):
+        done = await client.open_uni()
+        await done.write(b"done")
+        done.finish()
+        await within(done.wait_acked())
+        stopped, _ = await client.open_bi()
+        await stopped.write(b"x")
+        (await within(peer.accept_bi()))[1].stop(4)
+        await within(stopped.stopped())
+        relay.drop = lambda data, to_server: True
+        unfinished = [await client.open_uni() for _ in range(12)]
+        for each in unfinished:
+            await each.write(b"123")
+        late = await client.open_uni()
+        await late.write(b"12345")
+        late.finish()
+        given_up = await client.open_uni()
+        given_up.reset(3)
+        await within(client.aclose())
+        await within(client.aclose())
+    (said,) = warnings_in(caplog)
+    assert f"session {client.connection.id} with 127.0.0.1:{relay.address[1]}: aclose()" in said
+    shown = ", ".join(str(each.id) for each in unfinished[:10])
+    assert f"reset unfinished streams (12): {shown}, ...; 36 bytes of them" in said
+    assert client.connection.stats().bytes_given_up == 36 + 5
+
+
+async def test_aclose_has_nothing_to_warn_of(
+    certificate: Certificate, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with pair(certificate) as (client, peer, _):
+        send, recv = await client.open_bi()
+        async with send:
+            await send.write(b"x")
+        their_send, their_recv = await within(peer.accept_bi())
+        their_send.finish()
+        assert await within(their_recv.read(-1)) == b"x"
+        assert await within(recv.read(-1)) == b""
+        await within(client.aclose())
+        await within(peer.aclose())
+    assert warnings_in(caplog) == []
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_writer_hears_that_the_session_was_closed(
+    certificate: Certificate, cancelled: bool
+) -> None:
+    relay = Relay()
+    async with pair(certificate, relay=relay) as (client, _, _):
+        relay.drop = lambda data, to_server: True
+        send, _ = await client.open_bi()
+        other = await client.open_uni()
+        late = await client.open_uni()
+        late.finish()
+        waits = [
+            await waiting(call)
+            for call in (send.write(bytes(20_000_000)), send.stopped(), other.wait_acked())
+        ]
+        if cancelled:
+            closing = await waiting(client.aclose(5, "why"))
+            closing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await closing
+        else:
+            await within(client.aclose(5, "why", timeout=0))
+        waits += [asyncio.ensure_future(each) for each in (send.write(b"x"), other.write(b"x"))]
+        waits.append(asyncio.ensure_future(late.wait_acked()))
+        for wait in waits:
+            error = await error_of(wait)
+            assert isinstance(error, ClosedLocally), error
+            assert (error.code, error.reason) == (5, b"why")
+        with pytest.raises(ClosedLocally):
+            send.finish()
+        async with other:
+            pass  # there is nothing left to finish
+
+
+async def test_two_tasks_that_aclose(certificate: Certificate) -> None:
+    relay = Relay()
+    async with pair(certificate, relay=relay) as (client, _, _):
+        relay.drop = lambda data, to_server: not to_server
+        send = await client.open_uni()
+        await send.write(b"x")
+        send.finish()
+        first, second = await waiting(client.aclose(3)), await waiting(client.aclose(4))
+        relay.drop = lambda data, to_server: False
+        await within(first)
+        await within(second)
+        assert isinstance(client.close_reason, ClosedLocally) and client.close_reason.code == 3
+        assert client.connection.stats().bytes_given_up == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ({"reason": 5}, TypeError, "not int"),
+        ({"timeout": -1}, ValueError, "timeout=-1: it must be seconds, 0 or more"),
+        ({"timeout": float("nan")}, ValueError, "timeout=nan"),
+    ],
+)
+async def test_arguments_of_aclose_that_cannot_be_used(
+    pair_of_sessions: Pair, arguments: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    """They are errors before anything is given up."""
+    client = pair_of_sessions.client
+    send = await client.open_uni()
+    with pytest.raises(kind, match=message):
+        await within(client.aclose(**arguments))
+    assert not client.closed
+    await within(send.write(b"still open"))
+    send.finish()
+
+
+async def test_the_log_tells_of_each_session(
+    certificate: Certificate, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "rawquic")
+    async with pair(certificate) as (client, peer, _):
+        client.close(3, "all\nover")
+        client.close()
+        await within(peer.wait_closed())
+    told = [r.getMessage() for r in caplog.records if r.name == "rawquic"]
+    for session, side, reason in (
+        (client, "client", r"closed locally with code 3: all\nover"),
+        (peer, "server", r"closed by the peer with application error code 3: all\nover"),
+    ):
+        host, port = session.remote_address
+        name = f"session {session.connection.id} with {host}:{port}"
+        assert told.count(f"{name} opened, {side} side") == 1
+        assert told.count(f"{name} closed: {reason}") == 1
+    assert len(told) == 4
 
 
 async def test_aclose_gives_up_in_time_and_counts_it(certificate: Certificate) -> None:

@@ -531,6 +531,54 @@ async def test_stop_that_came_before_the_stream_was_accepted(certificate: Certif
         assert isinstance(error, StreamStopped) and error.code == 11
 
 
+async def test_a_stream_that_ended_before_it_was_accepted_is_forgotten(
+    certificate: Certificate,
+) -> None:
+    """Its end was told before there was an object to tell."""
+    async with pair(certificate) as (client, peer, _):
+        opened = [await client.open_bi() for _ in range(3)]
+        for send, recv in opened:
+            await send.write(b"x")
+            send.finish()
+            recv.stop(11)
+        for _ in range(3):  # STOP_SENDING, the reset that it causes, the acknowledgement
+            await within(client.connection.ping())
+            await within(peer.connection.ping())
+        for _ in opened:
+            their_send, their_recv = await within(peer.accept_bi())
+            assert await within(their_send.stopped()) == 11
+            assert type(await error_of(their_send.write(b"x"))) is StreamStopped
+            assert await within(their_recv.read(-1)) == b"x"
+        assert not peer._sending and not peer._receiving and not peer._ended_before
+
+
+async def test_waits_that_are_cancelled_leave_nothing(stream: Stream) -> None:
+    for _ in range(100):
+        for call in (stream.send.stopped, stream.send.wait_acked):
+            wait = await waiting(call())
+            wait.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await wait
+    assert stream.send._waiters == []
+
+
+@pytest.mark.parametrize("name", ["read_all", "readexactly", "read_to_end"])
+async def test_stop_drops_what_a_longer_read_had_taken(stream: Stream, name: str) -> None:
+    reading = await waiting(READS[name](stream.their_recv))
+    await stream.send.write(b"12")
+    await stream.settle()
+    stream.their_recv.stop(3)
+    assert type(await error_of(reading)) is StreamFinished
+    assert type(await error_of(stream.their_recv.read())) is StreamFinished
+
+
+async def test_a_reset_leaves_no_cycle(stream: Stream) -> None:
+    """Else a peer that resets streams makes work for the garbage collector."""
+    stream.send.reset(3)
+    assert type(await error_of(stream.their_recv.read())) is StreamReset
+    assert stream.their_recv._error.__traceback__ is None
+
+
 async def test_stop_after_the_end_does_nothing(stream: Stream) -> None:
     stream.send.finish()
     assert await within(stream.their_recv.read()) == b""

@@ -17,6 +17,7 @@ from ..errors import (
     IdleTimeout,
     ProtocolViolation,
     SessionError,
+    reason_text,
 )
 
 _CERTIFICATE_ALERTS = frozenset(
@@ -52,7 +53,7 @@ def closed_by_peer(
     if handshake_done or (is_application and event.error_code != QuicErrorCode.APPLICATION_ERROR):
         return ClosedByPeer(event.error_code, reason, is_application)
     name = transport_error_name(event.error_code)
-    detail = f": {reason.decode('utf-8', 'replace')}" if reason else ""
+    detail = reason_text(reason)
     if event.error_code == QuicErrorCode.CONNECTION_REFUSED:
         return ConnectionRefused(
             f"the peer refused the connection ({name}){detail}", event.error_code, by_peer=True
