@@ -81,6 +81,9 @@ def load_trust_anchors(
     if capath is not None and not Path(capath).is_dir():
         raise ConfigError(f"capath {os.fspath(capath)!r}: not a folder")
     if cadata is not None:
+        if not isinstance(cadata, str | bytes | bytearray):
+            kind = type(cadata).__name__
+            raise ConfigError(f"cadata must be PEM or DER, as str or bytes, not {kind}")
         raw = cadata.encode() if isinstance(cadata, str) else bytes(cadata)
         found = found + _parse_anchors(raw, "cadata")
     # aioquic splits PEM at line feeds; write it afresh, whatever the line ends were.
@@ -99,6 +102,8 @@ def parse_pins(pins: Iterable[str | bytes] | str | bytes) -> frozenset[bytes]:
         ConfigError: one is not a SHA-256.
     """
     parsed = set()
+    if not isinstance(pins, Iterable):
+        raise ConfigError(f"pinned_sha256: {pins!r} is not a SHA-256, nor several of them")
     for pin in [pins] if isinstance(pins, str | bytes) else pins:
         raw = pin
         if isinstance(pin, str):

@@ -12,13 +12,14 @@ from typing import Any, Self
 
 from aioquic.quic.configuration import QuicConfiguration
 
+from .arguments import check_local_address, check_port, check_seconds, checked_config
 from .certificates import PathOrPem, load_identity, load_trust_anchors, parse_pins
 from .config import Config
 from .connection.chosen import make_connection
 from .connection.interface import Address, Event, EventTuple
 from .endpoint.io import look_up, normalize
 from .endpoint.udp_endpoint import UdpEndpoint
-from .errors import ClosedLocally, HandshakeFailed, HandshakeTimeout, SessionError
+from .errors import ClosedLocally, ConfigError, HandshakeFailed, HandshakeTimeout, SessionError
 from .opening import Opening
 from .server import Server, ServerOptions, bind
 from .session import RawQuicSession
@@ -59,11 +60,15 @@ def _target(
 ) -> _Target:
     if session_cache is not None:
         raise NotImplementedError("session_cache is not there yet")
-    if not timeout > 0:
-        raise ValueError(f"timeout={timeout!r}: it must be seconds, more than 0")
+    if not isinstance(host, str) or not host:
+        raise ConfigError(f"host={host!r}: it must be a name or an IP address")
+    check_port(port, least=1)
+    check_seconds("timeout", timeout, zero=False)
+    if certfile is None and (keyfile is not None or password is not None):
+        raise ConfigError("keyfile and password are of use with a certfile only")
     pins = parse_pins(pinned_sha256)
     identity = None if certfile is None else load_identity(certfile, keyfile, password)
-    name = server_name or host.partition("%")[0]
+    name = _ascii_name(server_name or host.partition("%")[0])
     configuration = client_configuration(
         config,
         alpn,
@@ -75,6 +80,16 @@ def _target(
     return _Target(host, port, name, configuration, pins, timeout)
 
 
+def _ascii_name(name: str) -> str:
+    """The name as TLS and certificates have it: the form in ASCII of an international one."""
+    if not isinstance(name, str):
+        raise ConfigError(f"server_name={name!r}: it must be a host name, or None")
+    try:
+        return name if name.isascii() else name.encode("idna").decode()
+    except UnicodeError as error:
+        raise ConfigError(f"server_name={name!r} is no host name: {error}") from error
+
+
 class Endpoint:
     """One UDP socket for many connections, and for a server too if wanted.
 
@@ -83,8 +98,10 @@ class Endpoint:
         server: `ServerOptions`; the `Server` is then `endpoint.server`.
         config: for all connections on it.
 
-    As an async context manager it opens the socket; leaving it shuts the server down, closes
-    what sessions are left, with code 0, and then the socket.
+    As an async context manager it opens the socket; leaving it is `aclose`.
+
+    Raises:
+        ConfigError: an argument cannot be used.
     """
 
     def __init__(
@@ -94,9 +111,10 @@ class Endpoint:
         *,
         config: Config | None = None,
     ) -> None:
+        check_local_address(local_address)
         self._local = local_address
         self._options = server
-        self._config = config if config is not None else Config()
+        self._config = checked_config(config)
         self._udp: UdpEndpoint | None = None
         self._sessions: weakref.WeakSet[RawQuicSession] = weakref.WeakSet()
         self.server: Server | None = None
@@ -121,7 +139,8 @@ class Endpoint:
     async def open(self) -> None:
         """Bind the socket. OSError when the address is in use, ConfigError for the server's."""
         if self._udp is not None:
-            raise RuntimeError("the endpoint is open already")
+            is_now = "is closed; make a new one" if self._udp.closing else "is open already"
+            raise RuntimeError(f"the endpoint {is_now}")
         sock = await bind(*self._local, self._config)
         udp = UdpEndpoint(sock, self._config)
         try:
@@ -178,14 +197,24 @@ class Endpoint:
         return session
 
     async def aclose(self) -> None:
-        """Shut the server down, close what sessions are left, close the socket."""
+        """Shut the server down, close what sessions are left, with code 0, then the socket.
+
+        The server's sessions have `ServerOptions.drain_timeout` to end; those that `connect` gave
+        have none, see `RawQuicSession.aclose`. When cancelled, it closes all of them at once.
+        """
         if self._udp is None:
             return
-        if self.server is not None:
-            await self.server.shutdown()
-        for session in list(self._sessions):
-            session.close()
-        await self._udp.close()
+        try:
+            if self.server is not None and self._options is not None:
+                await self.server.shutdown(self._options.drain_timeout)
+        except asyncio.CancelledError:
+            assert self.server is not None
+            self.server.close()
+            raise
+        finally:
+            for session in list(self._sessions):
+                session.close()
+            await self._udp.close()
 
     def _endpoint(self) -> UdpEndpoint:
         if self._udp is None:
@@ -219,14 +248,18 @@ def connect(
     `host` are tried, IPv6 first, the next one a quarter of a second later (RFC 8305).
 
     Args:
-        alpn: application protocols that are offered.
+        port: UDP port, 1 .. 65,535.
+        server_name: that the certificate must be for, and that the server is asked for (SNI,
+            RFC 6066 §3), in place of `host`.
+        alpn: application protocols that are offered (RFC 7301).
+        cafile, capath: trust anchors as a PEM (or DER) file, or an OpenSSL folder of them.
         cadata: trust anchors as PEM or DER.
         pinned_sha256: accept a certificate by the SHA-256 of its DER form (bytes, or hex with or
             without colons) in place of a chain; its name and dates are not looked at then.
         certfile, keyfile, password: a client certificate, shown when the server asks for one.
         session_cache: not there yet (NotImplementedError).
         local_address: (host, port) to send from.
-        timeout: seconds for all of it.
+        timeout: seconds for all of it, more than 0.
 
     Use it with `async with`, which ends with `aclose(0)`, or `await` it.
 
@@ -235,7 +268,9 @@ def connect(
         CertificateInvalid, ConnectionRefused, HandshakeTimeout, HandshakeFailed.
         OSError: the name does not resolve, or the local address is not free.
     """
-    settings = config if config is not None else Config()
+    settings = checked_config(config)
+    if local_address is not None:
+        check_local_address(local_address)
     target = _target(
         settings,
         host,
@@ -327,8 +362,8 @@ async def _resolve(endpoint: UdpEndpoint, host: str, port: int) -> list[Address]
         infos = await look_up(host, port)
     except sockets.gaierror as error:
         raise OSError(f"cannot resolve {host!r}: {error.strerror}") from error
-    except (UnicodeError, OverflowError) as error:
-        raise OSError(f"cannot connect to {host!r} port {port!r}: {error}") from error
+    except UnicodeError as error:
+        raise OSError(f"cannot resolve {host!r}: {error}") from error
     only_ipv4 = ":" not in endpoint.local_address[0]
     families: dict[int, list[Address]] = {}
     for family, _, _, _, address in infos:

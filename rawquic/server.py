@@ -1,21 +1,24 @@
 """`serve` and `Server`: accept sessions, run a handler for each, end gracefully."""
 
 import asyncio
+import inspect
 import logging
 import socket as sockets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from .arguments import check_port, check_seconds, checked_config
 from .certificates import PathOrPem, load_identity
 from .config import Config
 from .connection.interface import Address
 from .endpoint.accept import Acceptor, OnIncoming
 from .endpoint.io import look_up, open_socket, set_buffers
-from .endpoint.link import Link
+from .endpoint.link import Link, ignore
 from .endpoint.udp_endpoint import UdpEndpoint
 from .errors import ConfigError, ConnectionRefused, SessionError, StreamError
+from .handler import Handler, check_awaitable, check_handler
 from .opening import Opening
 from .session import RawQuicSession
 from .stats import ServerStats
@@ -23,7 +26,7 @@ from .tls import server_configuration
 
 logger = logging.getLogger("rawquic")
 
-Handler = Callable[[RawQuicSession], Awaitable[None]]
+DRAIN_TIMEOUT = 30.0  # seconds
 SHUTDOWN_CODE = 1
 SHUTDOWN_REASON = b"server is shutting down"
 CONNECTION_REFUSED = 0x2
@@ -42,27 +45,39 @@ class ServerOptions:
     client_cafile: Any = None
     require_client_cert: bool = False
     max_sessions: int | None = None
+    drain_timeout: float = DRAIN_TIMEOUT
+
+    def __post_init__(self) -> None:
+        check_handler(self.handler)
+        if self.on_incoming is not None and not callable(self.on_incoming):
+            kind = type(self.on_incoming).__name__
+            raise TypeError(f"on_incoming must be a function of an Incoming, or None, not {kind}")
+        most = self.max_sessions
+        if most is not None and (not isinstance(most, int) or most < 1):
+            raise ConfigError(f"max_sessions={most!r}: it must be an integer from 1, or None")
+        check_seconds("drain_timeout", self.drain_timeout, zero=True)
 
 
 class Server:
-    """Accepts sessions on one endpoint; made by `serve`. Leaving `async with` is `shutdown()`."""
+    """Accepts sessions on one endpoint; made by `serve`.
+
+    Leaving `async with` is `shutdown`, with the `drain_timeout` that `serve` was given.
+    """
 
     def __init__(
         self, endpoint: UdpEndpoint, options: ServerOptions, *, owns_endpoint: bool = True
     ) -> None:
         if options.client_cafile is not None or options.require_client_cert:
             raise NotImplementedError("client certificates are not there yet")
-        if options.max_sessions is not None and options.max_sessions < 1:
-            raise ConfigError(
-                f"max_sessions={options.max_sessions}: it must be at least 1, or None"
-            )
         identity = load_identity(options.certfile, options.keyfile, options.password)
         config = endpoint.config
         self._endpoint = endpoint
         self._owns_endpoint = owns_endpoint
         self._handler = options.handler
+        self._drain_timeout = options.drain_timeout
         self._loop = asyncio.get_running_loop()
         self._sessions: dict[RawQuicSession, asyncio.Task[None]] = {}
+        self._cut: set[RawQuicSession] = set()  # closed by the end of the server
         self._not_started = 0
         self._total = 0
         self._shutdown: asyncio.Task[int] | None = None
@@ -87,7 +102,7 @@ class Server:
 
     @property
     def sessions(self) -> list[RawQuicSession]:
-        """The sessions whose handlers run now; a snapshot."""
+        """The sessions whose handlers run now, or whose `aclose` waits behind them; a snapshot."""
         return list(self._sessions)
 
     def is_serving(self) -> bool:
@@ -95,6 +110,7 @@ class Server:
         return self._acceptor.accepting and not self._closed.is_set()
 
     def stats(self) -> ServerStats:
+        """Counters since the server began; sizes are bytes."""
         endpoint, acceptor = self._endpoint, self._acceptor
         return ServerStats(
             sessions=len(self._sessions),
@@ -116,34 +132,38 @@ class Server:
     # -- running and ending --------------------------------------------------------------------
 
     async def serve_forever(self) -> None:
-        """Wait until the server is closed; when cancelled, it shuts down first."""
+        """Wait until the server is closed; when cancelled, it shuts down first.
+
+        Sessions in flight then have the `drain_timeout` that `serve` was given.
+        """
         try:
             await self._closed.wait()
         except asyncio.CancelledError:
-            await self.shutdown()
+            await self.shutdown(self._drain_timeout)
             raise
 
     def close(self) -> None:
-        """Now: refuse new connections, close every session, cancel the handlers.
+        """Now: refuse new connections, close every session with code 1, cancel the handlers.
 
-        `wait_closed` waits until all of it has ended.
+        It hastens a `shutdown` that is under way. `wait_closed` waits until all of it has ended.
         """
         self._endpoint.check_usable()
         self._acceptor.accepting = False
         self._cut_off()
         self._start_drain(0.0)
 
-    async def shutdown(self, drain_timeout: float = 30.0) -> int:
+    async def shutdown(self, drain_timeout: float = DRAIN_TIMEOUT) -> int:
         """Accept no more; sessions in flight go on until their handlers return.
 
-        New connections meanwhile are refused with CONNECTION_REFUSED. After `drain_timeout`
-        seconds the rest is closed with code 1 and their handlers are cancelled.
+        New connections meanwhile are refused with CONNECTION_REFUSED (RFC 9000 §20.1). After
+        `drain_timeout` seconds (0 or more) the rest is closed with code 1, their handlers are
+        cancelled, and waited for. While one is under way, another waits for the first. A handler
+        that awaits it waits for itself, until it is cut off: let it start a task.
 
-        Returns how many sessions were cut off.
+        Returns how many sessions were cut off, also by `close` meanwhile.
         """
         self._endpoint.check_usable()
-        if not drain_timeout >= 0:
-            raise ValueError(f"drain_timeout={drain_timeout!r}: it must be seconds, 0 or more")
+        check_seconds("drain_timeout", drain_timeout, zero=True)
         self._acceptor.accepting = False
         return await asyncio.shield(self._start_drain(drain_timeout))
 
@@ -159,12 +179,14 @@ class Server:
 
     async def _drain(self, drain_timeout: float) -> int:
         try:
+            if left := len(self._sessions.keys() - self._cut):
+                logger.info("shutting down: %d sessions have %g s to end", left, drain_timeout)
             if self._sessions:
                 await asyncio.wait(list(self._sessions.values()), timeout=drain_timeout)
-            cut_off = self._cut_off()
+            self._cut_off()
             if self._sessions:
                 await asyncio.wait(list(self._sessions.values()))
-            return cut_off
+            return len(self._cut)
         finally:
             self._acceptor.close()
             if self._owns_endpoint:
@@ -178,12 +200,15 @@ class Server:
             self._endpoint.abort()
         self._closed.set()
 
-    def _cut_off(self) -> int:
-        """Close all sessions with an error and cancel their handlers; how many there were."""
-        for session, task in self._sessions.items():
+    def _cut_off(self) -> None:
+        """Close all sessions with an error and cancel their handlers, once: they may clean up."""
+        rest = {each: task for each, task in self._sessions.items() if each not in self._cut}
+        if rest:
+            logger.info("cutting off %d sessions", len(rest))
+        self._cut.update(rest)
+        for session, task in rest.items():
             session.close(SHUTDOWN_CODE, SHUTDOWN_REASON)
             task.cancel()
-        return len(self._sessions)
 
     async def __aenter__(self) -> Self:
         return self
@@ -194,20 +219,21 @@ class Server:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.shutdown()
+        await self.shutdown(self._drain_timeout)
 
     # -- sessions ------------------------------------------------------------------------------
 
     def _on_connected(self, link: Link) -> None:
-        session = RawQuicSession(link)
         if (
             not self._acceptor.accepting
             or self._not_started >= self._endpoint.config.accept_backlog
         ):
+            link.on_events = ignore
             refused = ConnectionRefused("refused: shutting down, or too many sessions wait")
             link.connection.close_with_transport_error(CONNECTION_REFUSED, "", refused)
             link.flush_soon()
             return
+        session = RawQuicSession(link)
         self._total += 1
         self._not_started += 1
         task = self._sessions[session] = self._loop.create_task(self._run(session))
@@ -217,13 +243,13 @@ class Server:
     async def _run(self, session: RawQuicSession) -> None:
         self._not_started -= 1
         try:
-            await self._handler(session)
+            result = self._handler(session)
+            check_awaitable(self._handler, result)
+            await result
         except asyncio.CancelledError:
             session.close(SHUTDOWN_CODE)
         except Exception as error:
-            if session.closed and _only_session_errors(error):
-                logger.info("%r ended: %s", session, session.close_reason)
-            else:
+            if not (session.closed and _only_session_errors(error)):
                 logger.error("the handler of %r failed", session, exc_info=error)
             session.close(1)
         else:
@@ -253,6 +279,7 @@ def serve(
     max_sessions: int | None = None,
     reuse_port: bool = False,
     sock: sockets.socket | None = None,
+    drain_timeout: float = DRAIN_TIMEOUT,
 ) -> Opening[Server]:
     """Listen, and call `handler(session)` for each session, after its handshake.
 
@@ -260,25 +287,31 @@ def serve(
     is logged and the session is closed with code 1; when it is cancelled, likewise.
 
     Args:
+        handler: an async function, or anything else that returns an awaitable when it is called
+            with a session. Each session's runs in a task of its own.
         host: "::" listens on IPv6 and IPv4, and on IPv4 alone where IPv6 is off. A name is
             resolved, its first address is used.
-        port: UDP port; 0 for a free one, see `Server.local_address`.
+        port: UDP port, 0 .. 65,535; 0 for a free one, see `Server.local_address`.
         certfile, keyfile: a path, or PEM as bytes; without keyfile the key is in certfile.
         password: of the key.
-        alpn: application protocols, the preferred one first.
+        alpn: application protocols (RFC 7301), the preferred one first.
         on_incoming: decides on a connection before any cryptographic work: gets an `Incoming`,
             returns (or awaits) "accept", "retry", "refuse" or "ignore".
         client_cafile, require_client_cert: not there yet (NotImplementedError).
-        max_sessions: more are refused with CONNECTION_REFUSED.
+        max_sessions: more, 1 at least, are refused with CONNECTION_REFUSED (RFC 9000 §5.2.2).
         reuse_port: SO_REUSEPORT.
         sock: a bound UDP socket in place of host and port; it is closed with the server.
+        drain_timeout: seconds, 0 or more, that sessions in flight have to end when `async with` is
+            left or `serve_forever` is cancelled, as by Ctrl-C. `shutdown` takes its own.
 
-    Use it with `async with`, which ends with `shutdown()`, or `await` it.
+    Use it with `async with`, which ends with `shutdown(drain_timeout)`, or `await` it.
 
     Raises:
+        TypeError: the handler is not async.
         ConfigError: certificate, key or option cannot be used. OSError: the port is in use.
     """
-    settings = config if config is not None else Config()
+    check_port(port, least=0)
+    settings = checked_config(config)
     options = ServerOptions(
         handler=handler,
         certfile=certfile,
@@ -289,14 +322,16 @@ def serve(
         client_cafile=client_cafile,
         require_client_cert=require_client_cert,
         max_sessions=max_sessions,
+        drain_timeout=drain_timeout,
     )
+    if sock is not None:
+        check_socket(sock)
 
     async def start() -> Server:
         bound = sock
         if bound is None:
             bound = await bind(host, port, settings, reuse_port=reuse_port)
         else:
-            check_socket(bound)
             set_buffers(bound, settings)
         endpoint = UdpEndpoint(bound, settings)
         try:
@@ -316,14 +351,23 @@ async def serve_with_shutdown(
     port: int,
     signal: Awaitable[Any],
     *,
-    drain_timeout: float = 30.0,
+    drain_timeout: float = DRAIN_TIMEOUT,
     **options: Any,
 ) -> int:
     """Serve until the awaitable `signal` completes, then `shutdown(drain_timeout)`.
 
-    The other arguments are those of `serve`. Returns how many sessions were cut off.
+    It shuts down too when `signal` raises, or when it is cancelled itself. The other arguments
+    and the errors are those of `serve`. Returns how many sessions were cut off.
     """
-    server = await serve(handler, host, port, **options)
+    if not inspect.isawaitable(signal):
+        kind = type(signal).__name__
+        raise TypeError(f"signal must be an awaitable, as event.wait() of an Event is, not {kind}")
+    try:
+        server = await serve(handler, host, port, drain_timeout=drain_timeout, **options)
+    except BaseException:
+        if inspect.iscoroutine(signal):
+            signal.close()  # nobody will await it
+        raise
     try:
         await signal
     finally:
@@ -336,9 +380,9 @@ async def bind(host: str, port: int, config: Config, *, reuse_port: bool = False
     try:
         infos = await look_up(host or "::", port, sockets.AI_PASSIVE)
     except sockets.gaierror as error:
-        raise OSError(f"cannot listen on {host!r}: {error.strerror}") from error
-    except (UnicodeError, OverflowError) as error:
-        raise OSError(f"cannot listen on {host!r} port {port!r}: {error}") from error
+        raise OSError(f"cannot bind UDP {host!r}: {error.strerror}") from error
+    except UnicodeError as error:
+        raise OSError(f"cannot bind UDP {host!r}: {error}") from error
     family, _, _, _, address = infos[0]
     try:
         return open_socket(address, family, config, reuse_port=reuse_port)
@@ -352,7 +396,14 @@ async def bind(host: str, port: int, config: Config, *, reuse_port: bool = False
 
 def check_socket(sock: sockets.socket) -> None:
     """A UDP socket of the caller's, or ConfigError."""
-    if sock.type != sockets.SOCK_DGRAM or sock.family not in (sockets.AF_INET, sockets.AF_INET6):
+    usable = (
+        isinstance(sock, sockets.socket)
+        and sock.type == sockets.SOCK_DGRAM
+        and sock.family in (sockets.AF_INET, sockets.AF_INET6)
+        and sock.fileno() != -1
+        and sock.getsockname()[1] != 0  # the port of one that is not bound
+    )
+    if not usable:
         raise ConfigError(f"sock must be a bound UDP socket of IPv4 or IPv6, not {sock!r}")
 
 

@@ -91,6 +91,8 @@ def check_aead(config: Config) -> None:
 
 def check_alpn(alpn: Iterable[str]) -> list[str]:
     """A list of ALPN names, or ConfigError."""
+    if not isinstance(alpn, Iterable):
+        raise ConfigError(f"alpn={alpn!r}: it must be names of application protocols")
     names: Sequence[Any] = [alpn] if isinstance(alpn, str) else list(alpn)
     for name in names:
         if not isinstance(name, str) or not name.isascii() or not 1 <= len(name) <= 255:

@@ -296,8 +296,10 @@ async def test_hosts_that_cannot_be_reached(certificate: Certificate) -> None:
         await rawquic.connect("no-such-host.invalid", 1, **certificate.client)
     with pytest.raises(OSError, match="no address"):
         await rawquic.connect("::1", 1, local_address=("127.0.0.1", 0), **certificate.client)
-    with pytest.raises(OSError):
-        await rawquic.connect("127.0.0.1", 99_999, timeout=1, **certificate.client)
+    with pytest.raises(OSError, match="cannot bind UDP 'no-such-host"):
+        await rawquic.connect(
+            "127.0.0.1", 1, local_address=("no-such-host.invalid", 0), **certificate.client
+        )
 
 
 @pytest.mark.parametrize(
@@ -306,17 +308,52 @@ async def test_hosts_that_cannot_be_reached(certificate: Certificate) -> None:
         ({"timeout": 0}, "timeout"),
         ({"timeout": -1}, "timeout"),
         ({"timeout": float("nan")}, "timeout"),
+        ({"timeout": None}, "timeout=None: it must be seconds, more than 0"),
+        ({"timeout": "5"}, "timeout='5'"),
+        ({"host": ""}, "host=''"),
+        ({"host": None}, "host=None: it must be a name or an IP address"),
+        ({"port": 0}, "port=0: it must be an integer from 1 to 65,535"),
+        ({"port": 65536}, "port=65536"),
+        ({"port": "443"}, "port='443'"),
+        ({"server_name": 5}, "server_name=5"),
+        ({"server_name": "ü" * 64}, "is no host name"),
+        ({"local_address": "127.0.0.1"}, r"local_address='127.0.0.1': .* pair \(host, port\)"),
+        ({"local_address": ("127.0.0.1", -1)}, "port=-1"),
+        ({"config": {}}, "config must be a rawquic.Config, not dict"),
+        ({"pinned_sha256": None}, "pinned_sha256: None"),
         ({"alpn": ()}, "alpn"),
+        ({"alpn": None}, "alpn=None"),
+        ({"keyfile": "key.pem"}, "with a certfile only"),
+        ({"password": "secret"}, "with a certfile only"),
         ({"cafile": "no-such-ca.pem"}, "no-such-ca.pem"),
         ({"capath": "no-such-folder"}, "no-such-folder"),
         ({"cadata": b"junk"}, "cadata"),
+        ({"cadata": 5}, "cadata must be PEM or DER, as str or bytes, not int"),
         ({"certfile": "no-such-cert.pem"}, "no-such-cert.pem"),
     ],
 )
 async def test_arguments_that_cannot_be_used(options: dict[str, Any], message: str) -> None:
     """They are errors at the call, before anything is sent."""
-    with pytest.raises(ValueError, match=message):
-        rawquic.connect("127.0.0.1", 1, **options)
+    with pytest.raises(ConfigError, match=message):
+        rawquic.connect(**{"host": "127.0.0.1", "port": 1, **options})
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", ("127.0.0.1",), ("127.0.0.1", 65536), None])
+def test_local_addresses_that_an_endpoint_cannot_use(address: Any) -> None:
+    with pytest.raises(ConfigError, match=r"local_address=|port=65536"):
+        Endpoint(address)
+
+
+async def test_an_international_name_is_asked_for_in_ascii() -> None:
+    """RFC 6066 §3: SNI carries the form of RFC 5890; so do certificates."""
+    certificate = Certificate(*self_signed(["xn--bcher-kva.example"]))
+    async with (
+        rawquic.serve(echo, "127.0.0.1", 0, **certificate.server) as server,
+        rawquic.connect(
+            *server.local_address, server_name="bücher.example", **certificate.client
+        ) as session,
+    ):
+        assert session.connection.server_name == "xn--bcher-kva.example"
 
 
 async def test_a_handshake_over_a_bad_path(certificate: Certificate) -> None:
@@ -399,6 +436,52 @@ async def test_an_endpoint_that_is_not_open(certificate: Certificate) -> None:
         await endpoint.open()
     await endpoint.aclose()
     await endpoint.aclose()
+    with pytest.raises(RuntimeError, match="closed; make a new one"):
+        await endpoint.open()
+
+
+async def test_an_aclose_of_an_endpoint_that_is_cancelled_closes_it(
+    certificate: Certificate,
+) -> None:
+    """Its server's handlers would have 30 seconds; then there would be nobody to close the rest."""
+    ended: list[bool] = []
+
+    async def handle(session: rawquic.RawQuicSession) -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            ended.append(session.closed)
+
+    endpoint = Endpoint(
+        ("127.0.0.1", 0), server=ServerOptions(handler=handle, **certificate.server)
+    )
+    await endpoint.open()
+    address = endpoint.local_address
+    assert endpoint.server is not None
+    async with rawquic.serve(echo, "127.0.0.1", 0, **certificate.server) as server:
+        incoming = await within(rawquic.connect(*address, **certificate.client))
+        outgoing = await within(endpoint.connect(*server.local_address, **certificate.client))
+        await until(lambda: endpoint.server.sessions)
+        closing = await waiting(endpoint.aclose())
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await within(closing)
+        assert outgoing.closed
+        await within(incoming.wait_closed())
+        assert isinstance(incoming.close_reason, rawquic.ClosedByPeer)
+        await within(endpoint.server.wait_closed())
+    assert ended == [True]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
+        again.bind(address)  # the socket is closed
+
+
+async def test_two_tasks_that_aclose_an_endpoint(certificate: Certificate) -> None:
+    async with rawquic.serve(echo, "127.0.0.1", 0, **certificate.server) as server:
+        endpoint = Endpoint(("127.0.0.1", 0))
+        await endpoint.open()
+        session = await within(endpoint.connect(*server.local_address, **certificate.client))
+        await within(asyncio.gather(endpoint.aclose(), endpoint.aclose()))
+        assert session.closed
 
 
 async def test_an_endpoint_ends_while_it_connects(certificate: Certificate) -> None:

@@ -32,7 +32,7 @@ async def started(
     certificate: Certificate, handler: Callable[[RawQuicSession], Awaitable[None]], **options: Any
 ) -> Server:
     host, port = options.pop("host", "127.0.0.1"), options.pop("port", 0)
-    return await rawquic.serve(handler, host, port, **certificate.server, **options)
+    return await rawquic.serve(handler, host, port, **{**certificate.server, **options})
 
 
 async def connected(certificate: Certificate, server: Server, **options: Any) -> RawQuicSession:
@@ -252,6 +252,12 @@ async def test_a_socket_that_cannot_serve(certificate: Certificate) -> None:
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with left, right, pytest.raises(ConfigError, match="UDP socket"):
         await started(certificate, until_closed, sock=left)
+    unbound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with unbound, pytest.raises(ConfigError, match="a bound UDP socket"):
+        await started(certificate, until_closed, sock=unbound)
+    for useless in (unbound, 5):  # it is closed by now
+        with pytest.raises(ConfigError, match="UDP socket"):
+            await started(certificate, until_closed, sock=useless)
 
 
 async def test_reuse_port(certificate: Certificate) -> None:
@@ -266,13 +272,23 @@ async def test_reuse_port(certificate: Certificate) -> None:
 async def test_options_that_cannot_be_used(certificate: Certificate) -> None:
     for options, message in (
         ({"max_sessions": 0}, "max_sessions=0"),
+        ({"max_sessions": "5"}, "max_sessions='5': it must be an integer from 1"),
+        ({"drain_timeout": -1}, "drain_timeout=-1: it must be seconds, 0 or more"),
+        ({"drain_timeout": float("nan")}, "drain_timeout=nan"),
+        ({"drain_timeout": None}, "drain_timeout=None"),
+        ({"port": 65536}, "port=65536: it must be an integer from 0 to 65,535"),
+        ({"port": "4433"}, "port='4433'"),
+        ({"config": {}}, "config must be a rawquic.Config, not dict"),
+        ({"alpn": None}, "alpn=None"),
         ({"alpn": ()}, "alpn"),
         ({"alpn": ("",)}, "alpn"),
         ({"certfile": "no-such-file.pem"}, "no-such-file.pem"),
         ({"keyfile": b"no key"}, "keyfile"),
     ):
         with pytest.raises(ConfigError, match=message):
-            await rawquic.serve(echo, "127.0.0.1", 0, **{**certificate.server, **options})
+            await started(certificate, echo, **options)
+    with pytest.raises(TypeError, match=r"on_incoming must be .* not str"):
+        await started(certificate, echo, on_incoming="accept")
     with pytest.raises(OSError, match="no-such-host"):
         await started(certificate, echo, host="no-such-host.invalid")
 
@@ -446,6 +462,22 @@ async def test_handshake_timeout(certificate: Certificate, caplog: Any) -> None:
         sock.close()
 
 
+async def test_a_session_beyond_the_backlog_is_refused(
+    certificate: Certificate, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "rawquic")
+    async with await started(certificate, until_closed, config=Config(accept_backlog=1)) as server:
+        server._not_started = 1  # as in a burst of them
+        client = await connected(certificate, server)
+        await within(client.wait_closed())
+        assert isinstance(client.close_reason, ClosedByPeer)
+        assert (client.close_reason.code, client.close_reason.is_application) == (2, False)
+        assert server.sessions == [] and server.stats().sessions_total == 0
+    # It never was a session of the server's: the log has the client's alone.
+    opened = [r.getMessage() for r in caplog.records if "opened" in r.getMessage()]
+    assert [message.rpartition(", ")[2] for message in opened] == ["client side"]
+
+
 async def test_accept_backlog(certificate: Certificate) -> None:
     """Sessions whose handler has not started; in one loop that takes a burst of them."""
     async with await started(certificate, until_closed, config=Config(accept_backlog=1)) as server:
@@ -543,6 +575,75 @@ async def test_shutdown_with_a_bad_timeout(certificate: Certificate, timeout: fl
         assert server.is_serving()
 
 
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the server logged about its end."""
+    ends = ("shutting down", "cutting off")
+    return [r.getMessage() for r in caplog.records if r.getMessage().startswith(ends)]
+
+
+@pytest.mark.parametrize("way", ["context", "await", "serve_forever", "Endpoint"])
+async def test_the_drain_timeout_can_be_chosen(
+    certificate: Certificate, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Within it a session may end by itself; behind it, it is cut off: 0 says so at once."""
+    caplog.set_level(logging.INFO, "rawquic")
+
+    async def end_in(server: Server) -> RawQuicSession:
+        client = await connected(certificate, server)
+        await until(lambda: server.sessions)
+        return client
+
+    options: dict[str, Any] = {**certificate.server, "drain_timeout": 0.0}
+    if way == "context":
+        async with rawquic.serve(wait_for_ever, "127.0.0.1", 0, **options) as server:
+            client = await end_in(server)
+    elif way == "await":
+        async with await rawquic.serve(wait_for_ever, "127.0.0.1", 0, **options) as server:
+            client = await end_in(server)
+    elif way == "serve_forever":
+        server = await rawquic.serve(wait_for_ever, "127.0.0.1", 0, **options)
+        forever = await waiting(server.serve_forever())
+        client = await end_in(server)
+        forever.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await within(forever, 5)
+    else:
+        options = {"handler": wait_for_ever, **options}
+        async with rawquic.Endpoint(
+            ("127.0.0.1", 0), server=rawquic.ServerOptions(**options)
+        ) as endpoint:
+            assert endpoint.server is not None
+            client = await end_in(endpoint.server)
+    await within(client.wait_closed())
+    assert isinstance(client.close_reason, ClosedByPeer) and client.close_reason.code == 1
+    assert told(caplog) == ["shutting down: 1 sessions have 0 s to end", "cutting off 1 sessions"]
+
+
+async def test_a_shutdown_without_sessions_says_nothing(
+    certificate: Certificate, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "rawquic")
+    async with await started(certificate, until_closed) as server:
+        client = await connected(certificate, server)
+        await until(lambda: server.sessions)
+        client.close()
+        await until(lambda: not server.sessions)
+    assert told(caplog) == []
+
+
+async def test_a_session_that_ends_in_time_is_not_cut_off(
+    certificate: Certificate, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "rawquic")
+    server = await started(certificate, until_closed)
+    client = await connected(certificate, server)
+    await until(lambda: server.sessions)
+    draining = await waiting(server.shutdown(20))
+    client.close()
+    assert await within(draining) == 0
+    assert told(caplog) == ["shutting down: 1 sessions have 20 s to end"]
+
+
 async def test_leaving_the_context_is_shutdown(certificate: Certificate) -> None:
     released = asyncio.Event()
 
@@ -602,12 +703,68 @@ async def test_close_right_after_a_session_came(certificate: Certificate) -> Non
 
 async def test_close_hastens_a_shutdown(certificate: Certificate) -> None:
     server = await started(certificate, wait_for_ever)
-    client = await connected(certificate, server)
-    await until(lambda: server.sessions)
+    clients = [await connected(certificate, server) for _ in range(2)]
+    await until(lambda: len(server.sessions) == 2)
     draining = await waiting(server.shutdown(1000))
+    clients[0].close()
+    await within(clients[0].wait_closed())
     server.close()
-    await within(draining)
+    assert await within(draining) == 2  # both handlers were cancelled
+    await within(clients[1].wait_closed())
+
+
+@pytest.mark.parametrize("draining", [False, True])
+async def test_a_handler_is_cancelled_once(
+    certificate: Certificate, draining: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it does to clean up is not interrupted."""
+    caplog.set_level(logging.INFO, "rawquic")
+    cleaned_up: list[bool] = []
+    has_begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def tidy(session: RawQuicSession) -> None:
+        try:
+            has_begun.set()
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await may_end.wait()
+            cleaned_up.append(True)
+
+    server = await started(certificate, tidy)
+    client = await connected(certificate, server)
+    await within(has_begun.wait())
+    shutdown = asyncio.ensure_future(server.shutdown(0)) if draining else None
+    if shutdown is not None:
+        await until(lambda: "cutting off 1 sessions" in told(caplog))
+    server.close()
     await within(client.wait_closed())
+    server.close()
+    await within(asyncio.to_thread(int))  # turns of the loop, in which it was cancelled again
+    may_end.set()
+    await within(server.wait_closed())
+    assert cleaned_up == [True]
+    assert told(caplog).count("cutting off 1 sessions") == 1
+    if shutdown is not None:
+        assert await within(shutdown) == 1
+
+
+async def test_shutdown_awaited_in_a_handler_ends(certificate: Certificate) -> None:
+    server: Server | None = None
+    outcome: list[BaseException] = []
+
+    async def end_it(session: RawQuicSession) -> None:
+        assert server is not None
+        try:
+            await server.shutdown(0.05)
+        except asyncio.CancelledError as error:
+            outcome.append(error)
+            raise
+
+    server = await started(certificate, end_it)
+    client = await connected(certificate, server)
+    await within(server.wait_closed())
+    await within(client.wait_closed())
+    assert len(outcome) == 1 and client.close_reason.code == 1
 
 
 async def test_a_handler_that_ignores_cancellation_for_a_while(certificate: Certificate) -> None:
@@ -654,6 +811,25 @@ async def test_serve_with_shutdown_that_cannot_start(certificate: Certificate) -
         await rawquic.serve_with_shutdown(
             echo, "no-such-host.invalid", 0, signal, **certificate.server
         )
+
+
+async def test_serve_with_shutdown_that_cannot_start_drops_its_signal(
+    certificate: Certificate,
+) -> None:
+    signal = asyncio.sleep(0)
+    with pytest.raises(ConfigError, match="drain_timeout=-1"):
+        await rawquic.serve_with_shutdown(
+            echo, "127.0.0.1", 0, signal, drain_timeout=-1, **certificate.server
+        )
+    with pytest.raises(RuntimeError, match="cannot reuse already awaited"):
+        await signal  # closed: Python does not warn that nobody awaited it
+
+
+async def test_a_signal_that_cannot_be_awaited(certificate: Certificate) -> None:
+    with pytest.raises(TypeError, match=r"signal must be an awaitable.*not Event"):
+        await rawquic.serve_with_shutdown(
+            echo, "127.0.0.1", 0, asyncio.Event(), **certificate.server
+        )  # type: ignore[arg-type]
 
 
 async def test_serve_with_shutdown_whose_signal_fails(certificate: Certificate) -> None:

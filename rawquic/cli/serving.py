@@ -10,8 +10,8 @@ import click
 
 import rawquic
 from rawquic.cli import display
+from rawquic.handler import Handler
 from rawquic.selfsigned import certificate_sha256, self_signed
-from rawquic.server import Handler
 
 ANY_ADDRESS = ("::", "0.0.0.0")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -37,14 +37,13 @@ async def serve_until_stopped(
 ) -> None:
     """Serve until SIGINT or SIGTERM; `more` goes to `rawquic.serve`."""
     certfile, keyfile = pair
-    server = await rawquic.serve(handler, host, port, certfile=certfile, keyfile=keyfile, **more)
+    server = await rawquic.serve(
+        handler, host, port, certfile=certfile, keyfile=keyfile, drain_timeout=drain, **more
+    )
     stop = asyncio.Event()
-    cut_off = 0
 
     def interrupt() -> None:
-        nonlocal cut_off
         if stop.is_set():
-            cut_off += len(server.sessions)
             server.close()
         stop.set()
 
@@ -58,6 +57,5 @@ async def serve_until_stopped(
             click.echo(f"certificate sha256 {certificate_sha256(certfile)}")
         await stop.wait()
         click.echo(f"stopping: {len(server.sessions)} sessions have {drain:g} s to end")
-        in_the_end = await server.shutdown(drain)  # meanwhile the count may grow
-        cut_off += in_the_end
+        cut_off = await server.shutdown(drain)
         click.echo(f"stopped, {cut_off} sessions cut off")

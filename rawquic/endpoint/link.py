@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def ignore(events: list[EventTuple]) -> None:
-    pass
+    """What hears of the events of a connection that nobody has."""
 
 
 class Link:
