@@ -187,7 +187,10 @@ def test_echo_with_certificate_files():
 def test_echo_does_not_trust_just_anybody(trust, tmp_path):
     (tmp_path / "other.pem").write_bytes(self_signed(["127.0.0.1"])[0])
     with echo_server() as (_, port, _):
-        assert "certificate" in fail(1, "echo", "127.0.0.1", port, *trust)
+        line = fail(1, "echo", "127.0.0.1", port, *trust)
+    assert "certificate" in line
+    for option in ("--pin SHA256", "--cafile FILE", "--insecure"):
+        assert option in line
 
 
 def test_echo_to_a_port_where_nobody_is():
@@ -197,6 +200,9 @@ def test_echo_to_a_port_where_nobody_is():
         # Bound and silent: no ICMP says that nobody listens.
         line = fail(1, "echo", "127.0.0.1", port, "--insecure", "--timeout", 0.3)
     assert f"127.0.0.1:{port}" in line
+    assert line.endswith("(is a server running there?)")
+    line = fail(1, "echo", "127.0.0.1", port, "--insecure")  # now one does say so
+    assert line == f"rawquic: 127.0.0.1:{port}: UDP port unreachable (is a server running there?)"
 
 
 def test_ctrl_c_ends_the_server_in_good_order():
@@ -230,7 +236,9 @@ def test_server_logs_sessions_when_asked_to():
     with echo_server("-v") as (process, port, pin):
         succeed("echo", "127.0.0.1", port, "--pin", pin)
         _, errors = interrupt(process)
-    assert "session from" in errors
+    assert re.search(r"session [0-9a-f]+ with 127\.0\.0\.1:\d+ opened, server side", errors)
+    assert "closed: closed by the peer with application error code 0" in errors
+    assert "WARNING" not in errors and "ERROR" not in errors
 
 
 # cert

@@ -44,7 +44,7 @@ def client(*arguments):
 def test_prints_a_row_for_every_work():
     with perf_server() as (port, pin):
         result = client(port, "--pin", pin, *TINY)
-    assert result.returncode == 0, result.stderr
+    assert (result.returncode, result.stderr) == (0, "")
     for work in ("download", "upload", "both", "requests", "datagram-echo", "handshakes"):
         assert re.search(rf"{work} +│ +[\d,.]+ (MB/s|/s)", result.stdout), result.stdout
     assert f"backend {rawquic.backend_info()['backend']}" in result.stdout
@@ -83,3 +83,11 @@ def test_a_wrong_argument_is_one_line(arguments, status):
     result = client(*arguments)
     assert result.returncode == status
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_failed_connection_says_what_helps():
+    with perf_server() as (port, _):
+        result = client(port)
+    assert result.returncode == 1
+    [line] = result.stderr.splitlines()
+    assert "certificate" in line and "--pin SHA256" in line

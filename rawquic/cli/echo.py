@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 import rawquic
-from rawquic.cli import display
+from rawquic.cli import display, hints
 from rawquic.cli.echoing import Advance, compare, echo_stream, patience
 from rawquic.cli.options import PORT, byte_size, json_option, sha256, verbose_option
 
@@ -88,7 +88,11 @@ def echo(
         pinned_sha256=pins,
         timeout=timeout,
     )
-    with display.progress("echo", count * len(payload), wanted=not as_json) as advance:
+    wanted = not as_json
+    with (
+        hints.connecting(),
+        display.progress("echo", count * len(payload), wanted=wanted) as advance,
+    ):
         result = asyncio.run(_echo(connecting, payload, count, timeout, advance))
     if as_json:
         display.print_json(result)

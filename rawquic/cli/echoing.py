@@ -32,14 +32,10 @@ class EchoError(Exception):
 
 async def serve_echo(session: rawquic.RawQuicSession) -> None:
     """Send back every byte of every bidirectional stream, and every datagram."""
-    log.info("session from %s", session.remote_address)
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_echo_datagrams(session))
-            async for send, recv in session.bi_streams():
-                tasks.create_task(_echo_stream(send, recv))
-    except* rawquic.SessionError as errors:
-        log.info("session from %s ended: %s", session.remote_address, errors.exceptions[0])
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_echo_datagrams(session))
+        async for send, recv in session.bi_streams():
+            tasks.create_task(_echo_stream(send, recv))
 
 
 async def _echo_stream(send: rawquic.SendStream, recv: rawquic.RecvStream) -> None:
@@ -54,14 +50,11 @@ async def _echo_stream(send: rawquic.SendStream, recv: rawquic.RecvStream) -> No
 
 
 async def _echo_datagrams(session: rawquic.RawQuicSession) -> None:
-    try:
-        while True:
-            received = await session.read_datagrams()
-            limit = session.max_datagram_size or 0
-            # A datagram that does not fit is lost, as datagrams may be.
-            session.send_datagrams([data for data in received if len(data) <= limit])
-    except rawquic.SessionError as error:
-        log.debug("no more datagrams: %s", error)
+    while True:
+        received = await session.read_datagrams()
+        limit = session.max_datagram_size or 0
+        # A datagram that does not fit is lost, as datagrams may be.
+        session.send_datagrams([data for data in received if len(data) <= limit])
 
 
 # The client

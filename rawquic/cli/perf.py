@@ -16,7 +16,7 @@ from rich.table import Table
 
 import rawquic
 from rawquic.backend import BACKEND, CHOICES
-from rawquic.cli import display
+from rawquic.cli import display, hints
 from rawquic.cli.options import (
     PORT,
     PORT_OR_ANY,
@@ -247,7 +247,8 @@ def client(
                 await session.aclose()
             return digests, await _run_all(connect, works or USUAL, options, shown=not as_json)
 
-    digests, results = asyncio.run(measure())
+    with hints.connecting():
+        digests, results = asyncio.run(measure())
     backend_info = rawquic.backend_info()
     if as_json:
         rows = [result.as_dict() for result in results]

@@ -1,0 +1,29 @@
+"""What a person can do about a connection that did not come to be, behind the error that says so."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+import rawquic
+
+TRUST = (
+    "to trust it: --pin SHA256, as the server prints it, or --cafile FILE; "
+    "--insecure trusts any certificate"
+)
+NOBODY = "is a server running there?"
+
+
+@contextmanager
+def connecting() -> Iterator[None]:
+    """Around what connects: errors leave it with a hint."""
+    try:
+        yield
+    except rawquic.CertificateInvalid as error:
+        raise click.ClickException(f"{error} ({TRUST})") from error
+    except rawquic.ConnectionRefused as error:
+        if error.by_peer:  # there is a server
+            raise
+        raise click.ClickException(f"{error} ({NOBODY})") from error
+    except rawquic.HandshakeTimeout as error:
+        raise click.ClickException(f"{error} ({NOBODY})") from error
