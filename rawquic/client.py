@@ -16,7 +16,7 @@ from .arguments import check_local_address, check_port, check_seconds, checked_c
 from .certificates import PathOrPem, load_identity, load_trust_anchors, parse_pins
 from .config import Config
 from .connection.chosen import make_connection
-from .connection.interface import Address, Event, EventTuple
+from .connection.interface import Address, Event, EventTuple, address_text
 from .endpoint.io import look_up, normalize
 from .endpoint.udp_endpoint import UdpEndpoint
 from .errors import ClosedLocally, ConfigError, HandshakeFailed, HandshakeTimeout, SessionError
@@ -349,7 +349,7 @@ async def _connect(
             addresses = await _resolve(endpoint, target.host, target.port)
             attempt = await _race(endpoint, target, addresses, tried)
     except TimeoutError:
-        where = ", ".join(f"{host}:{port}" for host, port in tried) or target.host
+        where = ", ".join(map(address_text, tried)) or target.host
         elapsed = time.monotonic() - started
         raise HandshakeTimeout(f"no answer from {where} in {elapsed:.1f} s") from None
     session = RawQuicSession(attempt.link, server_name=target.server_name, release=release)

@@ -27,6 +27,7 @@ class Connection:
 
     @property
     def side(self) -> Literal["client", "server"]:
+        """Which of the two this end is."""
         return "client" if self._link.is_client else "server"
 
     @property
@@ -94,7 +95,10 @@ class Connection:
         )
 
     async def ping(self) -> float:
-        """Send a PING; the time to its acknowledgement, seconds. Raises SessionError."""
+        """Send a PING (RFC 9000 §19.2); the time to its acknowledgement, seconds.
+
+        Raises SessionError.
+        """
         session = self._session
         session._link.endpoint.check_usable()
         session._raise_if_closed()
@@ -112,7 +116,10 @@ class Connection:
         return time.monotonic() - started
 
     def request_key_update(self) -> None:
-        """Change to the next packet protection keys (RFC 9001 §6). Raises SessionError."""
+        """Change to the next packet protection keys, as soon as RFC 9001 §6.1 allows it.
+
+        Raises SessionError.
+        """
         self._usable()
         self._connection.update_keys()
         self._link.flush_soon()
@@ -134,13 +141,19 @@ class Connection:
         self._set_max_streams(True, count)
 
     def set_receive_window(self, size: int) -> None:
-        """Unread bytes that the connection may hold, 1 KiB .. 1 GiB."""
+        """Unread bytes that the connection may hold, 1 KiB .. 1 GiB (RFC 9000 §4.1).
+
+        Credit that was given stays given. Raises ValueError, SessionError.
+        """
         self._usable()
         self._connection.set_receive_window(_window(size))
         self._link.flush_soon()
 
     def set_send_window(self, size: int) -> None:
-        """Written and not acknowledged bytes that the connection may hold, 1 KiB .. 1 GiB."""
+        """Written and not acknowledged bytes that the connection may hold, 1 KiB .. 1 GiB.
+
+        Raises ValueError, SessionError.
+        """
         self._usable()
         self._connection.set_send_window(_window(size))
         self._link.flush_soon()

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Self
 
-from .connection.interface import Address, Event, EventTuple
+from .connection.interface import Address, Event, EventTuple, address_text
 from .connection_view import Connection
 from .endpoint.link import Link
 from .errors import ClosedByPeer, ClosedLocally, SessionError
@@ -72,7 +72,7 @@ class RawQuicSession:
 
     @property
     def local_address(self) -> Address:
-        """This end's (host, port); the host that the peer reaches us at, where that is known."""
+        """This end's (host, port); the host is the one that the peer sends to, if it is known."""
         host, port = self._link.endpoint.local_address
         return (self._link.local or host, port)
 
@@ -96,12 +96,16 @@ class RawQuicSession:
         return self._new_sending(await self._open(UNI))
 
     async def accept_bi(self) -> tuple[SendStream, RecvStream]:
-        """The next bidirectional stream of the peer's, in order. Raises SessionError."""
+        """The next bidirectional stream of the peer's, in order.
+
+        Those that have arrived are still given when the session is over; then it raises
+        SessionError.
+        """
         stream_id = await self._accept(BIDI)
         return self._new_sending(stream_id), self._new_receiving(stream_id)
 
     async def accept_uni(self) -> RecvStream:
-        """The next unidirectional stream of the peer's, in order. Raises SessionError."""
+        """The next unidirectional stream of the peer's; otherwise as `accept_bi`."""
         return self._new_receiving(await self._accept(UNI))
 
     async def bi_streams(self) -> AsyncIterator[tuple[SendStream, RecvStream]]:
@@ -173,7 +177,7 @@ class RawQuicSession:
 
     @property
     def max_datagram_size(self) -> int | None:
-        """The most bytes of one datagram, now; None when the peer takes none."""
+        """The most bytes of one datagram, now; None when the peer takes none (RFC 9221 §3)."""
         return self._connection.max_datagram_size()
 
     def send_datagram(self, data: bytes) -> None:
@@ -216,11 +220,15 @@ class RawQuicSession:
         self.send_datagram(datagram)
 
     async def read_datagram(self) -> bytes:
-        """The next datagram that arrived. Raises SessionError."""
+        """The next datagram that arrived; otherwise as `read_datagrams`."""
         return (await self.read_datagrams(1))[0]
 
     async def read_datagrams(self, max: int = 4096) -> list[bytes]:
-        """All that wait, at least one and at most `max`. Raises SessionError."""
+        """All that wait, at least one and at most `max`, in the order of their arrival.
+
+        Those that have arrived are still given when the session is over; then it raises
+        SessionError. ValueError: `max` is less than 1.
+        """
         if max < 1:
             raise ValueError(f"read_datagrams(max={max}): max must be at least 1")
         self._link.endpoint.check_usable()
@@ -378,13 +386,12 @@ class RawQuicSession:
 
     def _name(self) -> str:
         """What the log calls it: the connection's ID and the peer's address."""
-        host, port = self.remote_address
-        return f"session {self.connection.id} with {host}:{port}"
+        return f"session {self.connection.id} with {address_text(self.remote_address)}"
 
     def __repr__(self) -> str:
-        host, port = self.remote_address
         state = "closed" if self.closed else "open"
-        return f"<RawQuicSession {self.connection.side} of {host}:{port}, {state}>"
+        peer = address_text(self.remote_address)
+        return f"<RawQuicSession {self.connection.side} of {peer}, {state}>"
 
     # -- events --------------------------------------------------------------------------------
 

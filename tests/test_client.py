@@ -255,6 +255,19 @@ async def test_nothing_listens(certificate: Certificate) -> None:
         assert type(pickle.loads(pickle.dumps(error))) is ConnectionRefused
 
 
+async def test_messages_put_ipv6_addresses_in_brackets(certificate: Certificate) -> None:
+    port = unused_port()
+    error = await error_of(rawquic.connect("::1", port, **certificate.client))
+    assert str(error) == f"[::1]:{port}: UDP port unreachable"
+    async with (
+        rawquic.serve(echo, "::1", 0, **certificate.server) as server,
+        rawquic.connect(*server.local_address, **certificate.client) as session,
+    ):
+        assert f"client of [::1]:{server.local_address[1]}, open" in repr(session)
+        with pytest.raises(OSError, match=rf"cannot bind UDP \[::1\]:{server.local_address[1]}"):
+            await rawquic.serve(echo, *server.local_address, **certificate.server)
+
+
 async def test_nobody_answers(certificate: Certificate) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as hole:
         hole.bind(("127.0.0.1", 0))

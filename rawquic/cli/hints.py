@@ -1,4 +1,4 @@
-"""What a person can do about a connection that did not come to be, behind the error that says so."""
+"""What a person can do about a connection that did not come to be, behind the error about it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 import rawquic
-from rawquic.cli import display
+from rawquic.connection.interface import address_text
 from rawquic.handler import Handler
 from rawquic.selfsigned import certificate_sha256, self_signed
 
@@ -52,7 +52,7 @@ async def serve_until_stopped(
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, interrupt)
     async with server:
-        click.echo(f"listening on {display.address(server.local_address)}")
+        click.echo(f"listening on {address_text(server.local_address)}")
         if isinstance(certfile, bytes):
             click.echo(f"certificate sha256 {certificate_sha256(certfile)}")
         await stop.wait()

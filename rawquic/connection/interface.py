@@ -16,6 +16,12 @@ from ..errors import SessionError
 Address = tuple[str, int]
 
 
+def address_text(address: Address) -> str:
+    """host:port, with brackets around an IPv6 address (RFC 3986 §3.2.2)."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class Event(IntEnum):
     """What changed; the second member of an event tuple is given in brackets."""
 

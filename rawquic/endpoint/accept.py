@@ -30,7 +30,7 @@ from aioquic.quic.retry import QuicRetryTokenHandler
 
 from ..config import Config
 from ..connection.chosen import make_connection
-from ..connection.interface import Address, Connection, Event, EventTuple
+from ..connection.interface import Address, Connection, Event, EventTuple, address_text
 from ..errors import HandshakeTimeout
 from .link import Link
 from .routing import LongHeader
@@ -149,7 +149,7 @@ class Acceptor:
                 validated = True
             except ValueError:
                 # RFC 9000 §8.1.3: a bad Retry token ends it; a token of an unknown kind does not.
-                logger.debug("token of %s:%d is not valid", *peer)
+                logger.debug("token of %s is not valid", address_text(peer))
         packet = FirstPacket(
             data,
             peer,
@@ -295,7 +295,8 @@ class Acceptor:
     def _handshake_events(self, link: Link, events: list[EventTuple]) -> None:
         if (Event.CLOSED, 0) in events:
             self._handshake_over(link)
-            logger.info("handshake of %s:%d: %s", *link.address, link.connection.close_reason)
+            peer, reason = address_text(link.address), link.connection.close_reason
+            logger.info("handshake of %s: %s", peer, reason)
         elif (Event.CONNECTED, 0) in events:
             self._handshake_over(link)
             self._on_connected(link)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..backend import BACKEND, UdpSocket
 from ..config import Config
-from ..connection.interface import Address
+from ..connection.interface import Address, address_text
 from .busy_poll import BusyPoll
 
 if TYPE_CHECKING or BACKEND == "python":
@@ -81,7 +81,7 @@ def open_socket(
         try:
             sock.bind(address)
         except OSError as error:
-            where = f"{address[0]}:{address[1]}"
+            where = address_text(address[:2])
             raise OSError(error.errno, f"cannot bind UDP {where}: {error.strerror}") from error
         set_buffers(sock, config)
     except BaseException:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from ..backend import BACKEND
 from ..config import Config
-from ..connection.interface import Address, Connection
+from ..connection.interface import Address, Connection, address_text
 from ..errors import ConnectionRefused, HandshakeFailed, SessionError
 from .deadlines import Deadlines
 from .io import (
@@ -241,11 +241,11 @@ class UdpEndpoint:
         for link in list(links):
             if not link.is_client or link.connection.handshake_done:
                 continue
-            host, port = link.address
+            where = address_text(link.address)
             if number == errno.ECONNREFUSED:
-                error: SessionError = ConnectionRefused(f"{host}:{port}: UDP port unreachable")
+                error: SessionError = ConnectionRefused(f"{where}: UDP port unreachable")
             else:
-                error = HandshakeFailed(f"{host}:{port}: {os.strerror(number)}")
+                error = HandshakeFailed(f"{where}: {os.strerror(number)}")
             link.connection.fail(error)
             self._after(link)
             self.flush_soon(link)
