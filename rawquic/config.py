@@ -30,7 +30,7 @@ class Config:
         max_concurrent_bidi_streams, max_concurrent_uni_streams: streams that the peer may have
             open at once. A stream counts until this end has read it to its end (or stopped it) and
             its own half has ended. 0 .. 65,536: the peer can open them all with one small packet
-            (RFC 9000 §2.1), and each takes memory here.
+            (RFC 9000 §2.1), and each takes memory here: about 0.5 KB, on the python backend 3 KB.
         stream_receive_window: unread bytes that one stream may hold. 1 KiB .. 1 GiB.
         receive_window: the same for all streams of the connection together.
         send_window: written and not yet acknowledged bytes of the connection; above it `write`
