@@ -58,6 +58,7 @@ class UdpSocket:
 
 @final
 class DataPlane:
+    qlog: Any
     closing: bool
     packets_per_key: int
     allowance: int

@@ -33,6 +33,7 @@ frames_in    the frames of a packet
 packet_in    header protection off, key phases, decryption
 frames_out   what is due, written into a packet
 packet_out   packets built, sealed, protected
+qlog         events for a log, where one is kept
 reactor      Reactor: the loop of an endpoint
 """
 
@@ -67,5 +68,6 @@ include "fastpath/frames_in.pxi"
 include "fastpath/packet_in.pxi"
 include "fastpath/frames_out.pxi"
 include "fastpath/packet_out.pxi"
+include "fastpath/qlog.pxi"
 include "fastpath/c_time.pxd"
 include "fastpath/reactor.pxi"

@@ -68,7 +68,8 @@ class Config:
         versions: QUIC versions, the preferred one first: 1 (RFC 9000) and 2 (RFC 9369).
         cipher_suites: TLS 1.3 suites, the preferred one first.
         keylog_file: append TLS secrets for Wireshark; default: the variable SSLKEYLOGFILE.
-        qlog_dir: a folder for one qlog file per connection; default: the variable QLOGDIR.
+        qlog_dir: a folder for one qlog file per connection, for debugging: it slows transfers down
+            (docs/debugging.md); default: the variable QLOGDIR.
     """
 
     max_idle_timeout: float | None = 30.0

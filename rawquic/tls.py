@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.logger import QuicFileLogger
 from aioquic.tls import CipherSuite
 
 from .backend import aead_providers
 from .certificates import Identity
 from .config import VERSIONS, Config
 from .errors import ConfigError
+from .qlog import QlogFolder
 
 _SUITES = {
     "TLS_AES_128_GCM_SHA256": CipherSuite.AES_128_GCM_SHA256,
@@ -115,10 +115,10 @@ def _keylog(config: Config) -> TextIO | None:
     return _keylogs[key]
 
 
-def _qlog(config: Config) -> QuicFileLogger | None:
+def _qlog(config: Config) -> QlogFolder | None:
     path = config.qlog_dir or os.environ.get("QLOGDIR")
     if not path:
         return None
     if not Path(path).is_dir():
         raise ConfigError(f"qlog_dir {os.fspath(path)!r} is not a folder")
-    return QuicFileLogger(os.fspath(path))
+    return QlogFolder(Path(path).absolute())

@@ -37,6 +37,7 @@ CONNECTION_ATTRIBUTES = (
     "_packet_number",
     "_peer_cid",
     "_peer_cid_available",
+    "_quic_logger",
     "_remote_ack_delay_exponent",
     "_remote_active_connection_id_limit",
     "_remote_max_data",

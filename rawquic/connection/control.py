@@ -28,6 +28,7 @@ from cryptography import x509
 from ..certificates import fingerprint
 from ..config import Config
 from ..errors import CertificateInvalid, ClosedLocally, SessionError
+from ..qlog import QlogTrace
 from . import parameters
 from .closing import closed_by_peer, closed_by_this_end
 from .interface import Address, Event, EventTuple
@@ -273,6 +274,8 @@ class ControlPlane(QuicConnection):
             space.sent_packets.clear()
         self._loss._send_probe = None  # type: ignore[assignment]
         vars(self._loss).pop("get_probe_timeout", None)
+        if isinstance(self._quic_logger, QlogTrace):
+            self._quic_logger.close()
         tls = getattr(self, "tls", None)  # which begins with the first packet
         if tls is not None:
             tls.alpn_cb = tls.get_session_ticket_cb = tls.new_session_ticket_cb = None
@@ -359,6 +362,11 @@ class ControlPlane(QuicConnection):
             )
             return
         reason = self._local_reason  # bytes as the application gave them, UTF-8 or not
+        if self._quic_logger is not None:
+            text = reason.decode(errors="replace")
+            builder.quic_logger_frames.append(
+                self._quic_logger.encode_connection_close_frame(error_code, None, text)
+            )
         buffer = builder.start_frame(QuicFrameType.APPLICATION_CLOSE, capacity=17 + len(reason))
         buffer.push_uint_var(error_code)
         buffer.push_uint_var(len(reason))

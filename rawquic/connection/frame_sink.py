@@ -19,12 +19,12 @@ Token = tuple[Callable[..., None] | None, Sequence[Any]]
 class FrameSink:
     """The members of `QuicPacketBuilder` that aioquic's frame writers touch."""
 
-    quic_logger_frames: None = None
     remaining_flight_space = remaining_buffer_space = SPACE
     packet_number = 0
 
     def __init__(self) -> None:
         self._frames: list[tuple[bytes, Token]] = []
+        self.quic_logger_frames: list[Any] = []  # aioquic's; the data plane logs what it sends
         self._open: tuple[Buffer, Token] | None = None
         self._mark = 0
 

@@ -55,6 +55,7 @@ class JoinedPlanes(ControlPlane):
             mtu_upper_bound=config.mtu_upper_bound,
             congestion_control=config.congestion_control,
         )
+        self.plane.qlog = self._quic_logger
         self._keys = OneRttKeys(self.plane, config.aead)
         self._early: list[tuple[bytes, QuicNetworkPath]] = []
         self._control_dirty = True
@@ -94,6 +95,8 @@ class JoinedPlanes(ControlPlane):
     def _receive_long(self, data: bytes, address: Address, now: float) -> None:
         """aioquic gets the whole datagram's length, with what is the data plane's blanked."""
         handshake, tail = split_datagram(data)
+        if self.plane.qlog is not None:
+            self.plane.qlog.handed_on = len(tail)
         self._received_datagrams += 1
         self._received_bytes += len(data) - len(tail)
         self.receive_datagram(handshake, address, now)

@@ -15,6 +15,7 @@ cdef class DataPlane:
 
     # Who, and whether it still runs.
     cdef object control
+    cdef public object qlog        # QlogTrace; None: nothing is logged
     cdef readonly bint is_client
     cdef bint confirmed            # the handshake is: PTO may be armed (RFC 9002 §6.2.1)
     cdef public bint closing       # nothing is processed, nothing but the close is sent
@@ -289,6 +290,8 @@ cdef class DataPlane:
 
     def on_timer(self, double now):
         plane_on_timer(self, now)
+        if self.qlog is not None:
+            qlog_state(self)
 
     def has_news(self):
         """True when the control plane or the session has to look at this connection."""

@@ -141,6 +141,8 @@ cdef int take_opened(
     for i in range(count):
         if not jobs[i].opened:
             self.counters.failed_opens += 1
+            if self.qlog is not None:
+                qlog_dropped(self, &jobs[i])
             if key._cipher == CHACHA20_POLY1305:
                 bits = FAILED_MOST_BITS_CHACHA
             if self.counters.failed_opens >> bits:
@@ -168,19 +170,23 @@ cdef bint next_phase(DataPlane self, uint64_t number, double now) except *:
     self.open_phase ^= 1
     self.open_first = number
     self.phase_answered = False
+    if self.qlog is not None:
+        qlog_key_updated(self, False, self.seal_phase == self.open_phase)
     if self.seal_phase != self.open_phase:
-        advance_seal(self)
+        advance_seal(self, False)
     self.phase_changed = True
     self.control.next_keys()
     return True
 
 
-cdef void advance_seal(DataPlane self) noexcept:
+cdef void advance_seal(DataPlane self, bint local) noexcept:
     """Seal with the next keys from here on."""
     self.seal_key, self.seal_next = self.seal_next, None
     self.seal_phase ^= 1
     self.seal_first = self.sent.next
     self.phase_acked = False
+    if self.qlog is not None:
+        qlog_key_updated(self, True, local)
 
 
 cdef int take_packet(DataPlane self, Segment *segment, int ecn, double now) except -1:
@@ -199,6 +205,8 @@ cdef int take_packet(DataPlane self, Segment *segment, int ecn, double now) exce
     if memcmp(segment.start + 1, self.host_cid, HOST_CID_LENGTH) != 0:
         memcpy(self.host_cid, segment.start + 1, HOST_CID_LENGTH)
         self.control.host_cid_changed(bytes(self.host_cid[:HOST_CID_LENGTH]), segment.number)
+    if self.qlog is not None:
+        qlog_received(self, segment)
     result = plane_frames(self, &cursor, &facts, now)
     if result != FRAME_OK:
         return 0

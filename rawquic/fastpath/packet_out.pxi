@@ -243,6 +243,7 @@ cdef int seal_outbox(DataPlane self, Outbox *out) except -1:
     cdef Py_ssize_t done
     cdef uint8_t *start
     cdef const uint8_t *mask
+    cdef bytes plaintext = qlog_plaintext(out) if self.qlog is not None else None
     with nogil:
         done = key.seal_packets(out.jobs, <Py_ssize_t>out.count)
     for i in range(out.count):
@@ -260,6 +261,8 @@ cdef int seal_outbox(DataPlane self, Outbox *out) except -1:
         start[0] ^= mask[0] & 0x1F
         for j in range(pn_length):
             start[pn_offset + j] ^= mask[1 + j]
+    if plaintext is not None:
+        qlog_sent(self, out, plaintext)
     return 0
 
 
@@ -270,7 +273,7 @@ cdef void consider_key_update(DataPlane self) noexcept:
     if not self.phase_acked:
         return
     self.update_wanted = False
-    advance_seal(self)
+    advance_seal(self, True)
     self.counters.key_updates += 1
     self.phase_answered = True  # the peer's answer is no update of its own
     self.ping_due = True        # which is to come soon: the next update waits for it

@@ -59,6 +59,8 @@ cdef FrameResult on_ack(DataPlane self, bint with_ecn, Cursor *cursor, double no
         # that the next ACK frame does not walk what this one has.
         self.largest_acked = newest
         plane_detect_loss(self, now)
+    if self.qlog is not None:
+        qlog_state(self)
     return FRAME_OK
 
 
@@ -155,6 +157,9 @@ cdef int plane_detect_loss(DataPlane self, double now) except -1:
             packet.state = LOST
             self.eliciting_in_flight -= 1
             self.counters.packets_lost += 1
+            if self.qlog is not None:
+                qlog_lost(
+                    self, number, number + PACKET_THRESHOLD > self.largest_acked, packet.is_probe)
             if number < self.path_first:
                 pass  # RFC 9000 §9.4: it says nothing about this path
             elif packet.is_probe:
@@ -339,6 +344,8 @@ cdef int plane_on_timer(DataPlane self, double now) except -1:
         self.received.urgent = self.dirty = True
     if self.loss_at:
         if now >= self.loss_at:
+            if self.qlog is not None:
+                qlog_timer(self, False)
             plane_detect_loss(self, now)
         return 0
     pto_at = plane_pto_at(self)
@@ -346,6 +353,8 @@ cdef int plane_on_timer(DataPlane self, double now) except -1:
         self.pto_count += 1
         self.last_eliciting_at = now  # also where nothing may leave: the next one is later still
         self.counters.ptos += 1
+        if self.qlog is not None:
+            qlog_timer(self, True)
         self.probes = PROBES
         self.dirty = True
         plane_probe(self)
