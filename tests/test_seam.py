@@ -40,6 +40,7 @@ from rawquic.errors import ProtocolViolation
 pytestmark = pytest.mark.usefixtures("fast_only")
 
 KIB = 1024
+CE = 3  # an ECN codepoint
 PADDING = bytes(1200)
 
 
@@ -113,21 +114,24 @@ def long_packets(pair: Pair, data: bytes) -> bytes:
 def test_packets_that_come_before_their_keys_wait() -> None:
     pair, held = halfway()
     for number in range(MAX_EARLY_PACKETS + 5):
-        pair.inject(pair.client, stream_frame(2, number, bytes([number])))
+        packet = seal(pair.client, stream_frame(2, number, bytes([number])))
+        pair.deliver(pair.server, packet, codepoint=CE)
     assert not pair.server.handshake_done and not views.streams(pair.server)
     for data in held:
         pair.deliver(pair.server, data)
     assert pair.server.handshake_done
     assert pair.server.read(2, 100) == bytes(range(MAX_EARLY_PACKETS))
+    assert pair.server.plane.inspect()["ecn_received"] == (0, 0, MAX_EARLY_PACKETS)
 
 
 def test_a_packet_behind_the_handshake_packet_in_its_datagram() -> None:
     pair, held = halfway()
     behind = seal(pair.client, stream_frame(2, 0, b"behind") + PADDING)
     for data in held:
-        pair.deliver(pair.server, long_packets(pair, data) + behind)
+        pair.deliver(pair.server, long_packets(pair, data) + behind, codepoint=CE)
     assert pair.server.handshake_done
     assert pair.server.read(2, 100) == b"behind"
+    assert pair.server.plane.inspect()["ecn_received"] == (0, 0, 1)
     assert views.largest_received(pair.server) >= 0
 
 

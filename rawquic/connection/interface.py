@@ -64,6 +64,8 @@ class PathStatistics:
     frames_dropped_send: int
     frames_dropped_receive: int
     frames_dropped_mtu: int
+    ecn: str
+    ecn_ce: int
 
 
 class Connection(Protocol):
@@ -75,7 +77,7 @@ class Connection(Protocol):
     plane: Any  # the compiled data plane; None where there is none
 
     # -- packets and time: the endpoint ------------------------------------------------------
-    def receive(self, data: bytes, address: Address, now: float) -> None: ...
+    def receive(self, data: bytes, address: Address, now: float, ecn: int = 0) -> None: ...
     def timer(self) -> float | None: ...
     def handle_timer(self, now: float) -> None: ...
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]: ...

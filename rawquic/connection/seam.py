@@ -54,9 +54,10 @@ class JoinedPlanes(ControlPlane):
             initial_mtu=config.initial_mtu,
             mtu_upper_bound=config.mtu_upper_bound,
             congestion_control=config.congestion_control,
+            ecn=config.enable_ecn,
         )
         self._keys = OneRttKeys(self.plane, config.aead)
-        self._early: list[tuple[bytes, QuicNetworkPath]] = []
+        self._early: list[tuple[bytes, QuicNetworkPath, int]] = []
         self._control_dirty = True
         self._now = 0.0
         self._receiving_from: QuicNetworkPath | None = None
@@ -75,7 +76,7 @@ class JoinedPlanes(ControlPlane):
 
     # -- packets in ----------------------------------------------------------------------------
 
-    def receive(self, data: bytes, address: Address, now: float) -> None:
+    def receive(self, data: bytes, address: Address, now: float, ecn: int = 0) -> None:
         if self.is_ending() or self.close_reason is not None:
             return
         fixed = bool(self._network_paths) and not self.config.allow_migration
@@ -83,15 +84,15 @@ class JoinedPlanes(ControlPlane):
             return  # RFC 9000 §9: without migration, packets from elsewhere are not this peer's
         self._now = now
         if data[0] & 0x80:
-            self._receive_long(data, address, now)
+            self._receive_long(data, address, now, ecn)
         else:
             path = self._find_network_path(address)
             if not path.is_validated:
                 path.bytes_received += len(data)
-            self._receive_short(data, path, now)
+            self._receive_short(data, path, now, ecn)
         self._after_call()
 
-    def _receive_long(self, data: bytes, address: Address, now: float) -> None:
+    def _receive_long(self, data: bytes, address: Address, now: float, ecn: int) -> None:
         """aioquic gets the whole datagram's length, with what is the data plane's blanked."""
         handshake, tail = split_datagram(data)
         self._received_datagrams += 1
@@ -101,20 +102,20 @@ class JoinedPlanes(ControlPlane):
         self._take_aioquic_events()
         self._settle()
         if tail and self.close_reason is None:
-            self._receive_short(tail, self._find_network_path(address), now)
+            self._receive_short(tail, self._find_network_path(address), now, ecn)
         self._open_early(now)
 
-    def _receive_short(self, data: bytes, path: QuicNetworkPath, now: float) -> None:
+    def _receive_short(self, data: bytes, path: QuicNetworkPath, now: float, ecn: int) -> None:
         if not self.plane.can_open():
             if len(self._early) < MAX_EARLY_PACKETS:
-                self._early.append((data, path))
+                self._early.append((data, path, ecn))
             return
         if self._is_client and path not in self._network_paths:
             return  # RFC 9000 §9: a client drops packets from unknown server addresses
         if all(each.cid != data[1:9] for each in self._host_cids):
             return  # §12.2: behind a packet of ours, but not ours
         self._receiving_from = path
-        opened = self.plane.receive(data, now)
+        opened = self.plane.receive(data, now, ecn)
         self._receiving_from = None
         if opened and not self._is_client:
             self._follow_peer(path)
@@ -122,8 +123,8 @@ class JoinedPlanes(ControlPlane):
     def _open_early(self, now: float) -> None:
         if self._early and self.plane.can_open() and self.close_reason is None:
             early, self._early = self._early, []
-            for data, path in early:
-                self._receive_short(data, path, now)
+            for data, path, ecn in early:
+                self._receive_short(data, path, now, ecn)
 
     def _follow_peer(self, path: QuicNetworkPath) -> None:
         """The tail of aioquic's receive_datagram, for 1-RTT packets: RFC 9000 §9."""

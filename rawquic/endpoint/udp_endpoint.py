@@ -133,9 +133,9 @@ class UdpEndpoint:
         started = now = time.monotonic()
         touched: dict[Link, None] = {}
         while True:
-            for data, peer, local, _ecn in batch:
+            for data, peer, local, ecn in batch:
                 if data:
-                    self._datagram(data, peer, local, now, touched)
+                    self._datagram(data, peer, local, ecn, now, touched)
             if len(batch) < BATCH or time.monotonic() - started > TURN_SECONDS:
                 break
             batch = self._io.read_more()
@@ -168,11 +168,17 @@ class UdpEndpoint:
             self._arm(link, connection.timer())
 
     def _datagram(
-        self, data: bytes, peer: Address, local: str | None, now: float, touched: dict[Link, None]
+        self,
+        data: bytes,
+        peer: Address,
+        local: str | None,
+        ecn: int,
+        now: float,
+        touched: dict[Link, None],
     ) -> None:
         owner = self.routes.find(data, peer)
         if isinstance(owner, Link):
-            self.deliver(owner, data, peer, local, now)
+            self.deliver(owner, data, peer, local, now, ecn)
             touched[owner] = None
         elif isinstance(owner, Lingering):
             if owner.should_repeat():
@@ -186,12 +192,12 @@ class UdpEndpoint:
             self.packets_unroutable += 1
 
     def deliver(
-        self, link: Link, data: bytes, peer: Address, local: str | None, now: float
+        self, link: Link, data: bytes, peer: Address, local: str | None, now: float, ecn: int = 0
     ) -> None:
         """Give a datagram to its connection; what goes wrong there ends that connection only."""
         link.local = local
         try:
-            link.connection.receive(data, peer, now)
+            link.connection.receive(data, peer, now, ecn)
         except Exception as error:
             self._broken(link, error)
 

@@ -14,6 +14,7 @@ cdef struct Outbox:
     uint8_t *buffer           # owned; OUT_ROOM bytes
     size_t used
     unsigned int count
+    int ecn                   # codepoint of all of them
     size_t sizes[OUT_PACKETS]
     SealJob jobs[OUT_PACKETS]
     uint8_t masks[OUT_PACKETS * 16]
@@ -33,9 +34,12 @@ cdef int outbox_open(Outbox *self) except -1:
     return 0
 
 
-cdef int plane_build(DataPlane self, Outbox *out, double now) except -1:
-    """Fill `out` with sealed packets; how many. Zero: nothing (more) may be sent now."""
-    cdef uint64_t pace
+cdef int plane_build(DataPlane self, Outbox *out, bint marks, double now) except -1:
+    """Fill `out` with sealed packets; how many. Zero: nothing (more) may be sent now.
+
+    `marks`: the caller sends them with the codepoint `out.ecn`.
+    """
+    cdef uint64_t pace, tested = self.ecn.tested
     out.count, out.used = 0, 0
     if self.seal_key is None or self.closing:
         self.dirty = False
@@ -50,6 +54,7 @@ cdef int plane_build(DataPlane self, Outbox *out, double now) except -1:
     pace = pacer_allowance(
         &self.pacer, &self.rtt, self.congestion.window,
         congestion_in_slow_start(&self.congestion), self.mtu.current, now)
+    out.ecn = ecn_codepoint(&self.ecn, rtt_pto(&self.rtt), now) if marks else NOT_ECT
     while out.count < OUT_PACKETS and out.used + self.mtu.current <= OUT_BYTES:
         if not build_packet(self, out, &pace, now):
             self.dirty = False
@@ -60,7 +65,11 @@ cdef int plane_build(DataPlane self, Outbox *out, double now) except -1:
         self.ack_at = self.received.first_unacked_at + self.max_ack_delay
         if self.ack_at <= now:  # held back by something else: no timer may stand in the past
             self.ack_at = now + max(self.max_ack_delay, TIMER_LEAST)
+    if self.ecn.state == ECN_TESTING and self.ecn.tested == tested:
+        out.ecn = NOT_ECT  # ACKs alone, which are not acknowledged, test nothing
     if out.count:
+        if out.ecn:
+            self.ecn.marked += out.count
         self.last_sent_at = now
         seal_outbox(self, out)
     return <int>out.count
@@ -147,6 +156,7 @@ cdef void begin_draft(
     if number - (self.largest_acked if self.any_acked else 0) >= 1 << 15:
         pn_length = 4
     draft.packet = sent_begin(&self.sent, now)
+    draft.packet.marked = out.ecn == ECT_0
     draft.start = out.buffer + out.used
     draft.start[0] = <uint8_t>(0x40 | self.seal_phase << 2 | (pn_length - 1))
     memcpy(draft.start + 1, self.peer_cid, self.peer_cid_length)
@@ -204,6 +214,8 @@ cdef void note_in_flight(DataPlane self, Draft *draft, size_t size, double now) 
     cdef Congestion *congestion = &self.congestion
     packet.state = IN_FLIGHT
     packet.size = <uint16_t>size
+    if packet.marked:
+        self.ecn.tested += 1
     if self.eliciting_in_flight == 0:
         self.flight_first = self.sent.next - 1
     self.eliciting_in_flight += 1
@@ -285,12 +297,16 @@ cdef list plane_build_list(DataPlane self, double now):
     out.buffer = NULL
     outbox_open(&out)
     try:
-        while plane_build(self, &out, now):
+        if self.marks is not None:
+            self.marks.clear()
+        while plane_build(self, &out, self.marks is not None, now):
             at = 0
             for i in range(out.count):
-                packets.append(
-                    PyBytes_FromStringAndSize(
-                        <const char *>out.buffer + at, <Py_ssize_t>out.sizes[i]))
+                packet = PyBytes_FromStringAndSize(
+                    <const char *>out.buffer + at, <Py_ssize_t>out.sizes[i])
+                packets.append(packet)
+                if self.marks is not None:
+                    self.marks[packet] = out.ecn
                 at += out.sizes[i]
             if not self.dirty:
                 break
@@ -300,7 +316,7 @@ cdef list plane_build_list(DataPlane self, double now):
 
 
 cdef bytes plane_seal_single(DataPlane self, bytes payload, bytes cid, double now, size_t pad_to):
-    """One packet that is not retransmitted: a close, or a probe of another path."""
+    """One packet that is not retransmitted: a close, or a probe of another path. It is not marked."""
     cdef Outbox out
     cdef Draft draft
     cdef uint8_t kept_length = self.peer_cid_length
@@ -308,7 +324,7 @@ cdef bytes plane_seal_single(DataPlane self, bytes payload, bytes cid, double no
     cdef bytes packet
     if self.seal_key is None or sent_is_full(&self.sent):
         return b""
-    out.buffer, out.count, out.used = NULL, 0, 0
+    out.buffer, out.count, out.used, out.ecn = NULL, 0, 0, NOT_ECT
     outbox_open(&out)
     try:
         self.set_peer_cid(cid)
