@@ -61,6 +61,7 @@ class DataPlane:
     closing: bool
     packets_per_key: int
     allowance: int
+    handshake_in_flight: int
     owner: Any
     armed: float
     control_called: bool

@@ -181,7 +181,7 @@ class UdpEndpoint:
             self.deliver(owner, data, peer, local, now, ecn)
             touched[owner] = None
         elif isinstance(owner, Lingering):
-            if owner.should_repeat():
+            if owner.should_repeat(len(data), peer):
                 self._outgoing += [(packet, peer, local, 0) for packet in owner.packets]
         elif isinstance(owner, LongHeader):
             if self.server is not None:
@@ -404,7 +404,10 @@ class UdpEndpoint:
         statistics = connection.statistics()
         # A peer that was never heard of will not answer the close either.
         round_trip = statistics.rtt if statistics.datagrams_received else 0.0
-        lingering = Lingering(packets, link.address, link.local, deadline, round_trip)
+        # It may have moved since the last packet of ours.
+        address = connection.peer_address() if packets else link.address
+        room = connection.unvalidated_room()
+        lingering = Lingering(packets, address, link.local, deadline, round_trip, room)
         self.routes.replace(link, lingering)
         self._lingering.add(lingering)
         connection.let_go()

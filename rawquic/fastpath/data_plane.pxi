@@ -70,6 +70,8 @@ cdef class DataPlane:
     cdef double idle_limit         # the lower of both ends' timeouts; 0: none
     # Anti-amplification: bytes that may still be sent; negative: no limit (RFC 9000 §8.1).
     cdef public int64_t allowance
+    # Bytes in flight of Initial and Handshake packets, until their keys are gone.
+    cdef public uint64_t handshake_in_flight
     # Streams and flow control.
     cdef StreamTable streams
     cdef SendQueue queue
@@ -288,7 +290,10 @@ cdef class DataPlane:
         return plane_build_list(self, now)
 
     def build_single(self, bytes payload not None, bytes cid not None, double now, size_t pad_to):
-        """One packet with `payload`, not tracked for loss: closes and path probes."""
+        """One packet with `payload`, not tracked for loss: closes and path probes.
+
+        b"": there is no room to remember its number. For a close, which has no `pad_to`, there is.
+        """
         return plane_seal_single(self, payload, cid, now, pad_to)
 
     def timer(self):

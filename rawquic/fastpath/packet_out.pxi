@@ -75,6 +75,12 @@ cdef int plane_build(DataPlane self, Outbox *out, bint marks, double now) except
     return <int>out.count
 
 
+cdef inline uint64_t window_room(DataPlane self) noexcept:
+    """Bytes that the window still takes, which packets of the handshake share."""
+    cdef uint64_t room = congestion_room(&self.congestion)
+    return room - min(room, self.handshake_in_flight)
+
+
 cdef bint has_frames(DataPlane self) noexcept:
     """True when there is something to send that the congestion window applies to."""
     return (
@@ -100,7 +106,7 @@ cdef bint build_packet(DataPlane self, Outbox *out, uint64_t *pace, double now) 
             return False
     allowed = wanted and not sent_is_full(&self.sent)
     if allowed and not self.probes:
-        if congestion_room(&self.congestion) < most:
+        if window_room(self) < most:
             allowed = False
         elif pace[0] < most:
             allowed = False
@@ -171,7 +177,9 @@ cdef void begin_draft(
 
 cdef void skip_number(DataPlane self, double now) noexcept:
     """Leave a number out, so that an ACK of it gives an optimistic peer away (RFC 9000 §21.4)."""
-    if sent_is_full(&self.sent) or self.sent.next - self.sent.first + 1 >= self.sent.room:
+    if sent_is_full(&self.sent) or (
+        self.sent.next - self.sent.first + 1 + RING_SPARE >= self.sent.room
+    ):
         self.skip_at += 1
         return
     sent_begin(&self.sent, now)
@@ -235,7 +243,7 @@ cdef int build_mtu_probe(DataPlane self, Outbox *out, double now) except -1:
     cdef uint16_t size = mtu_probe_size(&self.mtu, now)
     if size == 0 or self.allowance >= 0 or sent_is_full(&self.sent):
         return 0
-    if out.used + size > OUT_ROOM or congestion_room(&self.congestion) < size:
+    if out.used + size > OUT_ROOM or window_room(self) < size:
         return 0
     begin_draft(self, &draft, out, size, now)
     draft.at[0] = 0x01
@@ -316,13 +324,15 @@ cdef list plane_build_list(DataPlane self, double now):
 
 
 cdef bytes plane_seal_single(DataPlane self, bytes payload, bytes cid, double now, size_t pad_to):
-    """One packet that is not retransmitted: a close, or a probe of another path. It is not marked."""
+    """One packet that is not retransmitted, nor marked: a close, or with `pad_to` a path probe."""
     cdef Outbox out
     cdef Draft draft
     cdef uint8_t kept_length = self.peer_cid_length
     cdef bytes kept = bytes(self.peer_cid[:self.peer_cid_length])
     cdef bytes packet
-    if self.seal_key is None or sent_is_full(&self.sent):
+    if self.seal_key is None:
+        return b""
+    if sent_is_full(&self.sent) and (pad_to or self.sent.next - self.sent.first >= self.sent.room):
         return b""
     out.buffer, out.count, out.used, out.ecn = NULL, 0, 0, NOT_ECT
     outbox_open(&out)
