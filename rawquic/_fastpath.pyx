@@ -18,6 +18,7 @@ rtt          round-trip time, PTO, loss delay
 congestion   NewReno, CUBIC, HyStart++
 pacing       a token bucket of 2 ms bursts
 mtu          DPLPMTUD
+ecn          whether packets are marked, and the peer's counts are believed
 received_packets  duplicates, and the ACKs we send
 sent_packets      the ring of packets that are not settled yet
 send_half         what was written to a stream, until it is acknowledged
@@ -53,6 +54,7 @@ include "fastpath/rtt.pxi"
 include "fastpath/congestion.pxi"
 include "fastpath/pacing.pxi"
 include "fastpath/mtu.pxi"
+include "fastpath/ecn.pxi"
 include "fastpath/received_packets.pxi"
 include "fastpath/sent_packets.pxi"
 include "fastpath/send_half.pxi"

@@ -46,7 +46,8 @@ class Config:
         initial_rtt: assumed until the first measurement (RFC 9002 §6.2.2).
         max_ack_delay: the longest time that this end holds an acknowledgement back; below 16.384.
         enable_gso, enable_gro: batches of packets to and from the kernel, where it has them.
-        enable_ecn: mark packets (RFC 9000 §13.4); not there yet: nothing is marked, either way.
+        enable_ecn: mark packets as ECT(0) while the path lets marks through (RFC 9000 §13.4), so
+            that routers can mark in place of dropping. The python backend marks nothing.
         socket_receive_buffer, socket_send_buffer: asked of the kernel; what it granted is in
             `stats()`.
         handshake_timeout: a server gives a client so long to finish its handshake.

@@ -80,6 +80,8 @@ class Connection:
             rtt_min=path.rtt_min,
             rtt_variance=path.rtt_variance,
             mtu=path.mtu,
+            ecn=path.ecn,
+            ecn_ce=path.ecn_ce,
             bytes_retransmitted=path.bytes_retransmitted,
             bytes_given_up=self._session._bytes_given_up,
             key_updates=path.key_updates,

@@ -17,6 +17,10 @@ class ConnectionStats:
         bytes_in_flight, congestion_window, congestion_events: RFC 9002 §7.
         rtt, rtt_min, rtt_variance: RFC 9002 §5.
         mtu: the largest UDP payload that is sent now.
+        ecn: whether packets are marked as ECT(0) (RFC 9000 §13.4): "off"; "testing", the first ones
+            of a path are; "unknown", they were, and it is not known what became of the marks;
+            "capable", all are; "failed", the path or the peer does not handle marks.
+        ecn_ce: packets that met congestion, as the peer counted them.
         bytes_retransmitted: stream bytes that were sent again, or are about to be.
         bytes_given_up: written bytes that were not acknowledged when `aclose` stopped waiting.
         key_updates: asked for by this end.
@@ -42,6 +46,8 @@ class ConnectionStats:
     rtt_min: float
     rtt_variance: float
     mtu: int
+    ecn: str
+    ecn_ce: int
     bytes_retransmitted: int
     bytes_given_up: int
     key_updates: int

@@ -29,6 +29,7 @@ SETTINGS: dict[str, Any] = {
     "initial_mtu": 1200,
     "mtu_upper_bound": 1200,
     "congestion_control": "newreno",
+    "ecn": True,
 }
 PARAMETERS: dict[str, Any] = {
     "max_data": 1 << 30,
@@ -132,9 +133,9 @@ class DataPeer:
             sealed[9 + i] ^= mask[1 + i]
         return bytes(sealed)
 
-    def send(self, *frames: bytes, **how: Any) -> bool:
+    def send(self, *frames: bytes, ecn: int = 0, **how: Any) -> bool:
         """One packet with these frames; True when it was taken."""
-        taken: bool = self.plane.receive(self.packet(b"".join(frames), **how), self.now)
+        taken: bool = self.plane.receive(self.packet(b"".join(frames), **how), self.now, ecn)
         return taken
 
     # -- from the plane ------------------------------------------------------------------------
@@ -186,14 +187,17 @@ def stream(stream_id: int, offset: int, data: bytes, fin: bool = False) -> bytes
     return frame(0x0E | fin, stream_id, offset, len(data), data)
 
 
-def ack(*ranges: tuple[int, int]) -> bytes:
-    """An ACK frame of (lowest, highest) ranges, the highest range first."""
+def ack(*ranges: tuple[int, int], counts: tuple[int, int, int] | None = None) -> bytes:
+    """An ACK frame of (lowest, highest) ranges, the highest range first.
+
+    `counts`: of packets that came as ECT(0), ECT(1) and CE.
+    """
     low, high = ranges[0]
     values = [high, 0, len(ranges) - 1, high - low]
     for next_low, next_high in ranges[1:]:
         values += [low - next_high - 2, next_high - next_low]
         low = next_low
-    return frame(0x02, *values)
+    return frame(0x02, *values) if counts is None else frame(0x03, *values, *counts)
 
 
 PING = b"\x01"

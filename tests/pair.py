@@ -184,7 +184,8 @@ class Pair:
     """A client and a server, and the network between them.
 
     `loss`, `reorder`, `duplicate` and `corrupt` are probabilities for each datagram; `latency` is
-    one way, in seconds. `keep`, when set, decides which datagrams the network takes at all;
+    one way, in seconds. `keep`, when set, decides which datagrams the network takes at all, and
+    `remark` what ECN codepoint one that has this codepoint arrives with;
     `checks` are called after every step.
     """
 
@@ -210,12 +211,17 @@ class Pair:
         self.now = 0.0
         self.addresses: dict[Either, Address] = {client: CLIENT, server: SERVER}
         self.keep: Callable[[Either, bytes], bool] | None = None
+        self.remark: Callable[[Either, int], int] = lambda source, codepoint: codepoint
         self.checks: list[Callable[[], None]] = []
         self.events: dict[Either, list[tuple[Event, int]]] = {client: [], server: []}
         self.sent: dict[Either, int] = {client: 0, server: 0}
         self.largest: dict[Either, int] = {client: 0, server: 0}
-        self._flight: list[tuple[float, int, Either, bytes, Address]] = []
+        self._flight: list[tuple[float, int, Either, bytes, Address, int]] = []
+        self.codepoints: dict[Either, list[int]] = {client: [], server: []}  # of what was sent
         self._order = itertools.count()
+        for connection in (client, server):
+            if getattr(connection, "plane", None) is not None:
+                connection.plane.marks = {}
 
     def other(self, connection: Either) -> Either:
         return self.server if connection is self.client else self.client
@@ -267,8 +273,8 @@ class Pair:
         assert due is not None
         self.now = max(self.now + TICK, due)
         while self._flight and self._flight[0][0] <= self.now:
-            _, _, target, data, source = heapq.heappop(self._flight)
-            self.deliver(target, data, source)
+            _, _, target, data, source, codepoint = heapq.heappop(self._flight)
+            self.deliver(target, data, source, codepoint)
         for connection in (self.client, self.server):
             timer = _timer(connection)
             if timer is not None and timer <= self.now:
@@ -288,12 +294,14 @@ class Pair:
                     self._transmit(connection, data, address)
             self._drain(connection)
 
-    def deliver(self, target: Either, data: bytes, source: Address | None = None) -> None:
+    def deliver(
+        self, target: Either, data: bytes, source: Address | None = None, codepoint: int = 0
+    ) -> None:
         """Hand a datagram to `target` now."""
         if source is None:
             source = self.addresses[self.other(target)]
         if isinstance(target, ControlPlane):
-            target.receive(data, source, self.now)
+            target.receive(data, source, self.now, codepoint)
         else:
             target.receive_datagram(data, source, self.now)
         self._drain(target)
@@ -308,6 +316,10 @@ class Pair:
         self.sent[source] += 1
         self.largest[source] = max(self.largest[source], len(data))
         target, chance = self.other(source), self.random.random
+        plane = getattr(source, "plane", None)
+        codepoint = 0 if plane is None else plane.marks.get(data, 0)
+        self.codepoints[source].append(codepoint)
+        codepoint = self.remark(source, codepoint)
         if self.keep is not None and not self.keep(source, data):
             return
         if len(data) > self.mtu or chance() < self.loss:
@@ -325,7 +337,7 @@ class Pair:
                 wrong = data[at] ^ (1 << self.random.randrange(8))
                 carried = data[:at] + bytes([wrong]) + data[at + 1 :]
             item = (self.now + delay, next(self._order), target, carried, self.addresses[source])
-            heapq.heappush(self._flight, item)
+            heapq.heappush(self._flight, (*item, codepoint))
 
     def _drain(self, connection: Either) -> None:
         if isinstance(connection, ControlPlane):

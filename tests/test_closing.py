@@ -9,8 +9,11 @@ import views
 from aioquic.quic import events as aioquic_events
 from aioquic.quic.packet import QuicErrorCode
 from pair import (
+    CLIENT,
+    ELSEWHERE,
     Pair,
     certificate,
+    frame,
     is_open,
     make,
     ours,
@@ -111,6 +114,44 @@ def test_a_close_during_the_handshake_does_not_tell_the_application_code() -> No
     assert isinstance(reason, HandshakeFailed) and reason.by_peer
     assert reason.code == QuicErrorCode.APPLICATION_ERROR
     assert "secret" not in str(reason)
+
+
+def test_a_close_in_the_handshake_keeps_to_three_times_what_came() -> None:
+    """RFC 9000 §8.1."""
+    pair = make("stock", "ours")
+    sizes: list[int] = []
+
+    def keep(source: object, data: bytes) -> bool:
+        if source is pair.server:
+            sizes.append(len(data))
+        return source is pair.client and not sizes
+
+    pair.keep = keep
+    pair.start()
+    pair.run(5.0)
+    assert not pair.server.handshake_done
+    sent = sum(sizes)
+    pair.server.close_session(1, b"")
+    pair.flush()
+    assert pair.server.is_ending()
+    limit = 3 * pair.server._network_paths[0].bytes_received
+    assert limit - 1200 < sent <= sum(sizes) <= limit
+
+
+@pytest.mark.parametrize("reason", [b"", b"x" * 900])
+def test_a_close_to_a_peer_that_has_moved_keeps_to_three_times_what_came(reason: bytes) -> None:
+    """RFC 9000 §8.1, §9.3: nobody has validated its address yet."""
+    pair = make("stock", "ours").handshake()
+    sizes: list[int] = []
+    pair.keep = lambda source, data: sizes.append(len(data)) is not None
+    packet = seal(pair.client, frame(0x01))
+    pair.deliver(pair.server, packet, ELSEWHERE)
+    assert pair.server.peer_address() == ELSEWHERE != CLIENT
+    pair.server.close_session(1, reason)
+    pair.flush()
+    assert pair.server.is_ending()
+    assert bool(sizes) == (not reason)
+    assert pair.server.unvalidated_room() == 3 * len(packet) - sum(sizes)
 
 
 def test_connection_refused() -> None:

@@ -280,6 +280,21 @@ async def test_a_close_is_repeated_ever_more_rarely(certificate: Certificate) ->
         assert len(relay.lost) == 5
 
 
+async def test_what_is_left_of_a_connection_knows_the_limit_of_its_address(
+    certificate: Certificate,
+) -> None:
+    """RFC 9000 §10.2.1."""
+    async with pair(certificate) as (_client, peer, _):
+        link = peer._link  # type: ignore[attr-defined]
+        path = link.connection._network_paths[0]
+        path.is_validated, path.bytes_received, path.bytes_sent = False, 100, 40
+        peer.close(9)
+        link.endpoint._flush()  # before anything else comes
+        (left,) = link.endpoint._lingering
+        assert left.address == path.addr
+        assert left.room == 300 - 40 - sum(map(len, left.packets))
+
+
 # -- loops without add_reader ----------------------------------------------------------------------
 
 

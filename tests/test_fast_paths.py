@@ -112,6 +112,71 @@ def test_a_short_probe_is_answered_within_the_limit() -> None:
     assert sum(each.size for each in answers) <= 3 * len(probe)
 
 
+def blocked() -> tuple[Pair, Wiretap]:
+    """The server's window is full, and nothing that it sends arrives any more."""
+    pair, tap = tapped("stock", "fast")
+    pair.keep = lambda source, data: source is pair.client
+    pair.server.write(opened(pair.server), bytes(200 * KIB), 0)
+    pair.flush()
+    return pair, tap
+
+
+def test_a_response_leaves_alone_and_at_once_on_the_path_of_its_challenge() -> None:
+    """RFC 9000 §8.2.2: also on the active path, and where the peer is elsewhere before it left."""
+    pair, tap = blocked()
+    pair.inject(pair.client, frame(0x1A, b"question"))
+    pair.flush()
+    (first,) = [each for each in tap.packets if each.has(0x1B)]
+    pair.inject(pair.client, frame(0x1A, b"another?"))
+    pair.deliver(pair.server, seal(pair.client, frame(0x01)), ELSEWHERE)
+    assert pair.server.peer_address() == ELSEWHERE
+    pair.flush()
+    (second,) = [each for each in tap.packets if each.has(0x1B) and each is not first]
+    for answer, data in ((first, b"question"), (second, b"another?")):
+        assert (answer.address, answer.size) == (CLIENT, 1200)
+        assert answer.frames == [(0x1B, data)]
+
+
+def test_a_lost_response_is_not_sent_again() -> None:
+    """RFC 9000 §13.3: the peer asks again."""
+    pair, tap = tapped("stock", "fast")
+    lost = tap.lose_first(0x1B)
+    pair.inject(pair.client, frame(0x1A, b"question"))
+    pair.server.ping(1)
+    pair.flush()
+    assert transfer(pair, pair.server, bytes(100 * KIB)) == bytes(100 * KIB)
+    pair.run(5.0)
+    assert lost and len(tap.frames(0x1B)) == 1
+
+
+def test_many_challenges_in_little_room_are_answered_as_far_as_they_fit() -> None:
+    """RFC 9000 §8.1; what does not fit breaks nothing."""
+    pair, tap = tapped("stock", "fast")
+    pair.deliver(pair.server, seal(pair.client, frame(0x1A, b"question")), ELSEWHERE)
+    pair.flush()
+    path = pair.server._network_paths[1]
+    probe = seal(pair.client, b"".join(frame(0x1A, bytes([i]) * 8) for i in range(9)))
+    path.bytes_sent = 3 * (path.bytes_received + len(probe)) - 90
+    tap.packets.clear()
+    pair.deliver(pair.server, probe, ELSEWHERE)
+    pair.flush()
+    (answer,) = [each for each in tap.packets if each.address == ELSEWHERE]
+    assert answer.size == 90 and len(answer.frames) == 5
+    assert pair.server.close_reason is None
+
+
+def test_the_challenge_of_an_active_path_is_padded() -> None:
+    """RFC 9000 §8.2.1: to 1,200 bytes where three times what came allows it."""
+    for came, size in ((PADDING[:1150], 1200), (b"", None)):
+        pair, tap = tapped("stock", "fast")
+        begin, packet = pair.now, seal(pair.client, frame(0x01) + came)
+        pair.deliver(pair.server, packet, ELSEWHERE)
+        pair.flush()
+        (challenge,) = [each for each in tap.since(begin) if each.has(0x1A)]
+        assert challenge.address == ELSEWHERE
+        assert challenge.size == (size or 3 * len(packet))
+
+
 def test_an_old_packet_from_another_address_does_not_move_the_path() -> None:
     """RFC 9000 §9.3: only the highest-numbered non-probing packet does."""
     pair, _ = tapped("stock", "fast")

@@ -4,22 +4,39 @@ import pytest
 
 from rawquic.endpoint.linger import MAX_PACKETS, Lingering
 
+PEER = ("192.0.2.1", 5)
+
 
 def lingering(packets: list[bytes]) -> Lingering:
-    return Lingering(packets, ("192.0.2.1", 5), "198.51.100.7", 3.5, 0.02)
+    return Lingering(packets, PEER, "198.51.100.7", 3.5, 0.02)
 
 
 def test_the_close_is_repeated_ever_more_rarely() -> None:
     """RFC 9000 §10.2.1."""
     closing = lingering([b"close"])
-    answered = [number for number in range(1, 1001) if closing.should_repeat()]
+    answered = [number for number in range(1, 1001) if closing.should_repeat(50, PEER)]
     assert answered == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
 
 
 def test_a_draining_connection_answers_nothing() -> None:
     """RFC 9000 §10.2.2."""
     draining = lingering([])
-    assert not any(draining.should_repeat() for _ in range(1000))
+    assert not any(draining.should_repeat(50, PEER) for _ in range(1000))
+
+
+def test_another_address_gets_no_answer() -> None:
+    """RFC 9000 §10.2.1."""
+    closing = lingering([b"close"])
+    assert not any(closing.should_repeat(1200, ("192.0.2.1", 6)) for _ in range(100))
+    assert closing.should_repeat(50, PEER)
+
+
+def test_no_more_than_three_times_what_came_goes_to_an_address_that_is_not_validated() -> None:
+    """RFC 9000 §8.1, §10.2.1."""
+    closing = Lingering([bytes(500)], PEER, None, 3.5, 0.02, 100)
+    answered = [number for number in range(1, 101) if closing.should_repeat(30, PEER)]
+    assert answered == [8, 16, 32, 64]
+    assert closing.room == 100 + 100 * 90 - 4 * 500
 
 
 @pytest.mark.parametrize("count", range(5))
@@ -32,7 +49,7 @@ def test_only_the_last_packets_are_kept(count: int) -> None:
 
 def test_what_it_knows() -> None:
     item = lingering([b"close"])
-    assert item.address == ("192.0.2.1", 5) and item.local == "198.51.100.7"
+    assert item.address == PEER and item.local == "198.51.100.7"
     assert item.deadline == 3.5 and item.round_trip == 0.02
     assert item.ids == set()
 

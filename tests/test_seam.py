@@ -40,6 +40,7 @@ from rawquic.errors import ProtocolViolation
 pytestmark = pytest.mark.usefixtures("fast_only")
 
 KIB = 1024
+CE = 3  # an ECN codepoint
 PADDING = bytes(1200)
 
 
@@ -78,6 +79,7 @@ def test_aioquic_never_sees_an_application_packet(seed: int) -> None:
         sender.update_keys()
         sender.send_datagram(b"x")
         assert transfer(pair, sender, data) == data
+    pair.loss = pair.corrupt = 0.0  # here nobody repeats a close that got lost
     pair.client.reset(opened(pair.client), 1)
     pair.client.close_session(1, b"")
     pair.flush()
@@ -113,21 +115,24 @@ def long_packets(pair: Pair, data: bytes) -> bytes:
 def test_packets_that_come_before_their_keys_wait() -> None:
     pair, held = halfway()
     for number in range(MAX_EARLY_PACKETS + 5):
-        pair.inject(pair.client, stream_frame(2, number, bytes([number])))
+        packet = seal(pair.client, stream_frame(2, number, bytes([number])))
+        pair.deliver(pair.server, packet, codepoint=CE)
     assert not pair.server.handshake_done and not views.streams(pair.server)
     for data in held:
         pair.deliver(pair.server, data)
     assert pair.server.handshake_done
     assert pair.server.read(2, 100) == bytes(range(MAX_EARLY_PACKETS))
+    assert pair.server.plane.inspect()["ecn_received"] == (0, 0, MAX_EARLY_PACKETS)
 
 
 def test_a_packet_behind_the_handshake_packet_in_its_datagram() -> None:
     pair, held = halfway()
     behind = seal(pair.client, stream_frame(2, 0, b"behind") + PADDING)
     for data in held:
-        pair.deliver(pair.server, long_packets(pair, data) + behind)
+        pair.deliver(pair.server, long_packets(pair, data) + behind, codepoint=CE)
     assert pair.server.handshake_done
     assert pair.server.read(2, 100) == b"behind"
+    assert pair.server.plane.inspect()["ecn_received"] == (0, 0, 1)
     assert views.largest_received(pair.server) >= 0
 
 
@@ -416,6 +421,30 @@ def test_the_handshakes_round_trip_is_where_the_data_plane_begins() -> None:
     pair.start()
     pair.run_until(lambda: pair.client.handshake_done)
     assert pair.client.statistics().rtt == pytest.approx(0.2, rel=0.1)
+
+
+def test_the_handshakes_packets_share_the_window() -> None:
+    """RFC 9002 §7: until its keys are gone, both planes' bytes in flight count."""
+    pair = make("fast", "stock")
+    pair.start()
+    pair.run_until(lambda: pair.client.handshake_done)
+    pair.keep = lambda source, data: False
+    assert pair.client.plane.handshake_in_flight > 0
+    pair.client._loss._cc._inner.bytes_in_flight += 5000  # as if its certificate were on its way
+    pair.client.write(opened(pair.client), bytes(100 * KIB), 0)
+    pair.flush()
+    seen, handshake = pair.client.statistics(), pair.client.plane.handshake_in_flight
+    assert handshake > 5000 and not pair.client._handshake_confirmed
+    room = seen.congestion_window - seen.bytes_in_flight - handshake
+    assert 0 <= room < 1200
+    loss = pair.client._loss  # what aioquic sends by
+    assert loss.congestion_window - loss.bytes_in_flight == room
+    pair.client._loss._cc._inner.bytes_in_flight -= 5000
+    pair.keep = None
+    pair.run_until(lambda: pair.client._handshake_confirmed)
+    assert pair.client.plane.handshake_in_flight == 0
+    pair.run(5.0)
+    assert pair.client.statistics().bytes_in_flight == 0
 
 
 def test_aioquic_uses_the_data_planes_probe_timeout() -> None:

@@ -325,10 +325,36 @@ def fill_window(duel: Duel) -> int:
 def test_a_peer_that_acknowledges_nothing_gets_no_control_frames_without_end() -> None:
     duel = Duel()
     fill_window(duel)
+    for i in range(1, 1_000):
+        duel.now += 0.001
+        duel.attack(frame(0x19, i))  # RETIRE_CONNECTION_ID: it gets another
+    assert duel.server.close_reason is None
+    assert 100 < duel.server.plane.control_waiting() < 500
+
+
+def test_challenges_without_end_leave_nothing_behind() -> None:
+    duel = Duel()
+    fill_window(duel)
     for i in range(3_000):
         duel.now += 0.001
         duel.attack(frame(0x1A, i.to_bytes(8, "big")))
-    assert duel.server.plane.control_waiting() < 1_000
+    assert duel.server.plane.control_waiting() == 0
+
+
+def test_a_close_leaves_though_the_peer_never_acknowledged() -> None:
+    """No packet number can be remembered any more, but for one slot that is kept for it."""
+    duel = Duel()
+    fill_window(duel)
+    plane, cid = duel.server.plane, duel.server._peer_cid.cid
+    while plane.build_single(PING, cid, duel.now, 1200):
+        pass
+    assert plane.inspect()["ring"] == 65535
+    duel.attack(PING, PING)
+    assert plane.build(duel.now) == []
+    duel.server.close_session(7, b"full")
+    ((packet, _),) = duel.server.datagrams_to_send(duel.now)
+    duel.client.receive_datagram(packet, SERVER, duel.now)
+    assert duel.client._close_event is not None and duel.client._close_event.error_code == 7
 
 
 def test_a_keep_alive_behind_a_full_window_does_not_spin() -> None:

@@ -373,8 +373,22 @@ class ControlPlane(QuicConnection):
         buffer.push_bytes(reason)
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
-        # A server whose first datagram did not decrypt has no path yet.
-        return super().datagrams_to_send(now) if self._network_paths else []
+        if not self._network_paths:
+            return []  # a server whose first datagram did not decrypt
+        room = self.unvalidated_room() if self._close_pending else None
+        packets = super().datagrams_to_send(now)
+        if room is not None:  # RFC 9000 §8.1 also of a close, which aioquic sends in any case
+            path, built = self._network_paths[0], packets
+            packets = [packet for packet in built if (room := room - len(packet[0])) >= 0]
+            path.bytes_sent -= sum(len(packet[0]) for packet in built[len(packets) :])
+        return packets
+
+    def unvalidated_room(self) -> int | None:
+        """Bytes that may still go to the peer's address; None: it is validated (RFC 9000 §8.1)."""
+        if not self._network_paths or self._network_paths[0].is_validated:
+            return None
+        path = self._network_paths[0]
+        return max(0, 3 * path.bytes_received - path.bytes_sent)
 
     # -- what the peer is ----------------------------------------------------------------------
 

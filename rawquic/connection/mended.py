@@ -102,7 +102,7 @@ class MendedAioquic(ControlPlane):
 
     # -- packets -------------------------------------------------------------------------------
 
-    def receive(self, data: bytes, address: Address, now: float) -> None:
+    def receive(self, data: bytes, address: Address, now: float, ecn: int = 0) -> None:
         if self.close_reason is not None:
             return  # it is over, though the close may not have been sent yet
         fixed = bool(self._network_paths) and not self.config.allow_migration

@@ -272,4 +272,6 @@ class PlainConnection(MendedAioquic):
             frames_dropped_send=self._datagrams.dropped_send,
             frames_dropped_receive=self._datagrams.dropped_receive,
             frames_dropped_mtu=self._datagrams.dropped_mtu,
+            ecn="off",
+            ecn_ce=0,
         )

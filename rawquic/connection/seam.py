@@ -23,11 +23,13 @@ from .frame_sink import FrameSink, Token
 from .interface import Address
 from .one_rtt_gate import OneRttGate
 from .one_rtt_keys import OneRttKeys
+from .shared_window import SharedWindow
 
 logger = logging.getLogger("rawquic")
 
 MAX_EARLY_PACKETS = 32  # 1-RTT packets that came before their keys
-PROBE_LEAST = 1 + 20 + 4 + 9 + 9 + 16  # PATH_CHALLENGE and PATH_RESPONSE in one packet
+PATH_FRAME = 9  # bytes of a PATH_CHALLENGE or PATH_RESPONSE
+PROBE_OVERHEAD = 1 + 20 + 4 + 16  # of a packet that carries them
 MAX_CONTROL_FRAMES = 256  # that wait to be sent
 
 
@@ -54,10 +56,11 @@ class JoinedPlanes(ControlPlane):
             initial_mtu=config.initial_mtu,
             mtu_upper_bound=config.mtu_upper_bound,
             congestion_control=config.congestion_control,
+            ecn=config.enable_ecn,
         )
         self.plane.qlog = self._quic_logger
         self._keys = OneRttKeys(self.plane, config.aead)
-        self._early: list[tuple[bytes, QuicNetworkPath]] = []
+        self._early: list[tuple[bytes, QuicNetworkPath, int]] = []
         self._control_dirty = True
         self._now = 0.0
         self._receiving_from: QuicNetworkPath | None = None
@@ -76,7 +79,7 @@ class JoinedPlanes(ControlPlane):
 
     # -- packets in ----------------------------------------------------------------------------
 
-    def receive(self, data: bytes, address: Address, now: float) -> None:
+    def receive(self, data: bytes, address: Address, now: float, ecn: int = 0) -> None:
         if self.is_ending() or self.close_reason is not None:
             return
         fixed = bool(self._network_paths) and not self.config.allow_migration
@@ -84,15 +87,15 @@ class JoinedPlanes(ControlPlane):
             return  # RFC 9000 §9: without migration, packets from elsewhere are not this peer's
         self._now = now
         if data[0] & 0x80:
-            self._receive_long(data, address, now)
+            self._receive_long(data, address, now, ecn)
         else:
             path = self._find_network_path(address)
             if not path.is_validated:
                 path.bytes_received += len(data)
-            self._receive_short(data, path, now)
+            self._receive_short(data, path, now, ecn)
         self._after_call()
 
-    def _receive_long(self, data: bytes, address: Address, now: float) -> None:
+    def _receive_long(self, data: bytes, address: Address, now: float, ecn: int) -> None:
         """aioquic gets the whole datagram's length, with what is the data plane's blanked."""
         handshake, tail = split_datagram(data)
         if self.plane.qlog is not None:
@@ -104,20 +107,20 @@ class JoinedPlanes(ControlPlane):
         self._take_aioquic_events()
         self._settle()
         if tail and self.close_reason is None:
-            self._receive_short(tail, self._find_network_path(address), now)
+            self._receive_short(tail, self._find_network_path(address), now, ecn)
         self._open_early(now)
 
-    def _receive_short(self, data: bytes, path: QuicNetworkPath, now: float) -> None:
+    def _receive_short(self, data: bytes, path: QuicNetworkPath, now: float, ecn: int) -> None:
         if not self.plane.can_open():
             if len(self._early) < MAX_EARLY_PACKETS:
-                self._early.append((data, path))
+                self._early.append((data, path, ecn))
             return
         if self._is_client and path not in self._network_paths:
             return  # RFC 9000 §9: a client drops packets from unknown server addresses
         if all(each.cid != data[1:9] for each in self._host_cids):
             return  # §12.2: behind a packet of ours, but not ours
         self._receiving_from = path
-        opened = self.plane.receive(data, now)
+        opened = self.plane.receive(data, now, ecn)
         self._receiving_from = None
         if opened and not self._is_client:
             self._follow_peer(path)
@@ -125,8 +128,8 @@ class JoinedPlanes(ControlPlane):
     def _open_early(self, now: float) -> None:
         if self._early and self.plane.can_open() and self.close_reason is None:
             early, self._early = self._early, []
-            for data, path in early:
-                self._receive_short(data, path, now)
+            for data, path, ecn in early:
+                self._receive_short(data, path, now, ecn)
 
     def _follow_peer(self, path: QuicNetworkPath) -> None:
         """The tail of aioquic's receive_datagram, for 1-RTT packets: RFC 9000 §9."""
@@ -235,12 +238,21 @@ class JoinedPlanes(ControlPlane):
         super()._settle()
         if self.handshake_done and not connected:
             self._begin_data()
+        self._share_window()
         if self._handshake_confirmed and not self._confirmed_data:
             self._confirmed_data = True
             self.plane.confirm()
             self._loss.get_probe_timeout = lambda **_: self.plane.pto()  # type: ignore[method-assign]
 
     _confirmed_data = False
+    _window: SharedWindow | None = None
+
+    def _share_window(self) -> None:
+        """Tell the data plane what aioquic has in flight; the Handshake keys go at confirmation."""
+        if self._window is not None:
+            self.plane.handshake_in_flight = self._window.handshake_in_flight
+            if self._handshake_confirmed:
+                self._window = None
 
     def _begin_data(self) -> None:
         """The handshake is complete: the data plane knows the peer's parameters from here on."""
@@ -256,6 +268,8 @@ class JoinedPlanes(ControlPlane):
             max_datagram_frame_size=self._remote_max_datagram_frame_size or 0,
             max_udp_payload_size=self.peer_max_udp_payload,
         )
+        self._window = SharedWindow(self._loss._cc, self.plane)
+        self._loss._cc = self._window  # type: ignore[assignment]
         self._sealed_cid = self._peer_cid.cid
         self.plane.set_peer_cid(self._sealed_cid)
         self.plane.set_host_cid(self.host_cid)
@@ -280,9 +294,13 @@ class JoinedPlanes(ControlPlane):
         packets: list[tuple[bytes, Address]] = []
         if not self._handshake_confirmed or len(self._network_paths) > 1:
             packets = self._handshake_packets(now)
-        if self._control_dirty and self.handshake_done:
-            self._write_control(now)
+            self._share_window()
         path = self._network_paths[0]
+        if self._control_dirty and self.handshake_done:
+            if path.remote_challenges:
+                packets += self._probe(path, self._peer_cid.cid, now, challenge=False)
+                path.remote_challenges.clear()  # what did not fit is asked again
+            self._write_control(now)
         if not path.is_validated:
             self.plane.allowance = max(0, path.bytes_received * 3 - path.bytes_sent)
         else:
@@ -355,25 +373,37 @@ class JoinedPlanes(ControlPlane):
     def _send_probing_frames(
         self, network_path: QuicNetworkPath, now: float
     ) -> list[tuple[bytes, Address]]:
-        """PATH_CHALLENGE and PATH_RESPONSE on another path than the active one (RFC 9000 §8.2)."""
+        """Path validation on another path than the active one (RFC 9000 §8.2)."""
+        if not self.handshake_done or network_path.peer_cid is None:
+            return []
+        challenge = not (network_path.is_validated or network_path.local_challenge_sent)
+        packets = self._probe(network_path, network_path.peer_cid.cid, now, challenge=challenge)
+        self._probes_sent += len(packets)
+        self._sent_bytes -= sum(len(packet) for packet, _ in packets)
+        return packets
+
+    def _probe(
+        self, path: QuicNetworkPath, cid: bytes, now: float, *, challenge: bool
+    ) -> list[tuple[bytes, Address]]:
+        """PATH_RESPONSE, and PATH_CHALLENGE where `challenge` says so, on the path they are for.
+
+        They have a datagram of their own, which is never sent again.
+        """
         room = 1200
-        if not network_path.is_validated:  # RFC 9000 §8.1, which goes before the padding of §8.2.1
-            room = min(room, 3 * network_path.bytes_received - network_path.bytes_sent)
-        if not self.handshake_done or network_path.peer_cid is None or room < PROBE_LEAST:
-            return []
+        if not path.is_validated:  # RFC 9000 §8.1, which goes before the padding of §8.2.1
+            room = min(room, 3 * path.bytes_received - path.bytes_sent)
+        fit = (room - PROBE_OVERHEAD) // PATH_FRAME
         sink = FrameSink()
-        if not (network_path.is_validated or network_path.local_challenge_sent):
-            self._write_path_challenge_frame(builder=sink, network_path=network_path)  # type: ignore[arg-type]
-        while network_path.remote_challenges:
-            challenge = network_path.remote_challenges.popleft()
-            self._write_path_response_frame(builder=sink, challenge=challenge)  # type: ignore[arg-type]
+        if challenge and fit > 0:
+            self._write_path_challenge_frame(builder=sink, network_path=path)  # type: ignore[arg-type]
+            fit -= 1
+        while path.remote_challenges and fit > 0:
+            data = path.remote_challenges.popleft()
+            self._write_path_response_frame(builder=sink, challenge=data)  # type: ignore[arg-type]
+            fit -= 1
         payload = b"".join(frame for frame, _ in sink.take())
-        if not payload:
-            return []
-        packet = self.plane.build_single(payload, network_path.peer_cid.cid, now, room)
+        packet = self.plane.build_single(payload, cid, now, room) if payload else b""
         if not packet:
             return []
-        network_path.bytes_sent += len(packet)
-        self._probes_sent += 1
-        self._sent_bytes -= len(packet)
-        return [(packet, network_path.addr)]
+        path.bytes_sent += len(packet)
+        return [(packet, path.addr)]

@@ -1,8 +1,9 @@
 """What is left of a closed connection: its IDs and, if this end closed, the packet that says so.
 
 RFC 9000 §10.2: a closing endpoint repeats its CONNECTION_CLOSE when packets still come, ever more
-rarely; a draining one answers nothing. Both for three probe timeouts. The connection itself is
-free meanwhile: at most two datagrams of it are kept.
+rarely; a draining one answers nothing. Both for three probe timeouts. What comes from another
+address than the peer's is discarded. The connection itself is free meanwhile: at most two datagrams
+of it are kept.
 """
 
 from ..connection.interface import Address
@@ -14,11 +15,12 @@ class Lingering:
     """A closing (with packets) or draining (without) connection.
 
     Attributes:
+        address: the peer's. room: bytes that may still go there; None: it is validated (§8.1).
         deadline: when it is forgotten, in the endpoint's clock.
         round_trip: the connection's smoothed RTT in seconds.
     """
 
-    __slots__ = ("_heard", "address", "deadline", "ids", "local", "packets", "round_trip")
+    __slots__ = ("_heard", "address", "deadline", "ids", "local", "packets", "room", "round_trip")
 
     def __init__(
         self,
@@ -27,16 +29,29 @@ class Lingering:
         local: str | None,
         deadline: float,
         round_trip: float,
+        room: int | None = None,
     ) -> None:
         self.packets = packets[-MAX_PACKETS:]
         self.address = address
         self.local = local
         self.deadline = deadline
         self.round_trip = round_trip
+        self.room = room
         self.ids: set[bytes] = set()
         self._heard = 0
 
-    def should_repeat(self) -> bool:
-        """True for the 1st, 2nd, 4th, 8th … datagram that came since the close."""
+    def should_repeat(self, size: int, peer: Address) -> bool:
+        """True for the 1st, 2nd, 4th, 8th … datagram that came since the close, of `size` bytes."""
+        if peer != self.address:
+            return False  # RFC 9000 §10.2.1: nobody has validated that one
         self._heard += 1
-        return bool(self.packets) and not self._heard & (self._heard - 1)
+        if self.room is not None:
+            self.room += 3 * size
+        if not self.packets or self._heard & (self._heard - 1):
+            return False
+        if self.room is not None:
+            answer = sum(map(len, self.packets))
+            if answer > self.room:
+                return False
+            self.room -= answer
+        return True

@@ -133,9 +133,9 @@ class UdpEndpoint:
         started = now = time.monotonic()
         touched: dict[Link, None] = {}
         while True:
-            for data, peer, local, _ecn in batch:
+            for data, peer, local, ecn in batch:
                 if data:
-                    self._datagram(data, peer, local, now, touched)
+                    self._datagram(data, peer, local, ecn, now, touched)
             if len(batch) < BATCH or time.monotonic() - started > TURN_SECONDS:
                 break
             batch = self._io.read_more()
@@ -168,14 +168,20 @@ class UdpEndpoint:
             self._arm(link, connection.timer())
 
     def _datagram(
-        self, data: bytes, peer: Address, local: str | None, now: float, touched: dict[Link, None]
+        self,
+        data: bytes,
+        peer: Address,
+        local: str | None,
+        ecn: int,
+        now: float,
+        touched: dict[Link, None],
     ) -> None:
         owner = self.routes.find(data, peer)
         if isinstance(owner, Link):
-            self.deliver(owner, data, peer, local, now)
+            self.deliver(owner, data, peer, local, now, ecn)
             touched[owner] = None
         elif isinstance(owner, Lingering):
-            if owner.should_repeat():
+            if owner.should_repeat(len(data), peer):
                 self._outgoing += [(packet, peer, local, 0) for packet in owner.packets]
         elif isinstance(owner, LongHeader):
             if self.server is not None:
@@ -186,12 +192,12 @@ class UdpEndpoint:
             self.packets_unroutable += 1
 
     def deliver(
-        self, link: Link, data: bytes, peer: Address, local: str | None, now: float
+        self, link: Link, data: bytes, peer: Address, local: str | None, now: float, ecn: int = 0
     ) -> None:
         """Give a datagram to its connection; what goes wrong there ends that connection only."""
         link.local = local
         try:
-            link.connection.receive(data, peer, now)
+            link.connection.receive(data, peer, now, ecn)
         except Exception as error:
             self._broken(link, error)
 
@@ -398,7 +404,10 @@ class UdpEndpoint:
         statistics = connection.statistics()
         # A peer that was never heard of will not answer the close either.
         round_trip = statistics.rtt if statistics.datagrams_received else 0.0
-        lingering = Lingering(packets, link.address, link.local, deadline, round_trip)
+        # It may have moved since the last packet of ours.
+        address = connection.peer_address() if packets else link.address
+        room = connection.unvalidated_room()
+        lingering = Lingering(packets, address, link.local, deadline, round_trip, room)
         self.routes.replace(link, lingering)
         self._lingering.add(lingering)
         connection.let_go()

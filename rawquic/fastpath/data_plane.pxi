@@ -51,6 +51,7 @@ cdef class DataPlane:
     cdef Congestion congestion
     cdef Pacer pacer
     cdef Mtu mtu
+    cdef Ecn ecn
     cdef bint search_mtu
     cdef uint16_t initial_mtu, mtu_upper_bound, peer_udp_limit  # of every path
     cdef uint64_t event_losses     # packets of the last loss event that are still believed lost
@@ -70,6 +71,8 @@ cdef class DataPlane:
     cdef double idle_limit         # the lower of both ends' timeouts; 0: none
     # Anti-amplification: bytes that may still be sent; negative: no limit (RFC 9000 §8.1).
     cdef public int64_t allowance
+    # Bytes in flight of Initial and Handshake packets, until their keys are gone.
+    cdef public uint64_t handshake_in_flight
     # Streams and flow control.
     cdef StreamTable streams
     cdef SendQueue queue
@@ -97,6 +100,9 @@ cdef class DataPlane:
     # The last packet that was opened, for the control plane's path logic.
     cdef readonly uint64_t last_number
     cdef readonly bint last_was_probing
+    # Codepoints of the packets of build(), by packet, for a caller that can mark them; None: they
+    # stay unmarked.
+    cdef public dict marks
     # Where it sends. Reactor: a cdef class; borrowed, it outlives its planes' registration.
     cdef public object owner       # the endpoint's record of this connection
     cdef object reactor            # Reactor; None: packets are built for a sans-IO caller
@@ -114,7 +120,7 @@ cdef class DataPlane:
         uint64_t send_window, uint64_t bidi_streams, uint64_t uni_streams,
         uint64_t datagram_receive_bound, uint64_t datagram_send_bound,
         uint64_t datagram_frame_limit, double initial_rtt, double max_ack_delay,
-        uint16_t initial_mtu, uint16_t mtu_upper_bound, str congestion_control,
+        uint16_t initial_mtu, uint16_t mtu_upper_bound, str congestion_control, bint ecn,
     ):
         self.control = control
         self.is_client = is_client
@@ -143,6 +149,7 @@ cdef class DataPlane:
         congestion_begin(
             &self.congestion, CUBIC if congestion_control == "cubic" else NEWRENO, initial_mtu)
         pacer_begin(&self.pacer)
+        self.ecn.state = ECN_TESTING if ecn else ECN_OFF
 
     def __dealloc__(self):
         plane_free(self)
@@ -221,7 +228,7 @@ cdef class DataPlane:
         self.congestion.soft_ceiling = size
 
     def path_changed(self):
-        """The peer is elsewhere: RTT, window, pace and MTU start afresh (RFC 9000 §9.4)."""
+        """The peer is elsewhere: RTT, window, pace, MTU and ECN start afresh (RFC 9000 §9.4)."""
         rtt_begin(&self.rtt, self.rtt.initial, self.rtt.max_ack_delay)
         mtu_begin(&self.mtu, self.initial_mtu, self.mtu_upper_bound)
         mtu_limit(&self.mtu, self.peer_udp_limit)
@@ -229,6 +236,7 @@ cdef class DataPlane:
         self.pacing_at = 0
         self.pto_count = 0
         congestion_path_changed(&self.congestion, self.mtu.current)
+        ecn_begin(&self.ecn)
         self.path_first = self.sent.next
         self.event_losses = 0
 
@@ -266,13 +274,16 @@ cdef class DataPlane:
 
     # -- packets, for a sans-IO caller -------------------------------------------------------------
 
-    def receive(self, bytes packet not None, double now):
-        """Take one packet with a short header; False when it did not open or was a duplicate."""
+    def receive(self, bytes packet not None, double now, int ecn=0):
+        """Take one packet with a short header; False when it did not open or was a duplicate.
+
+        `ecn`: the codepoint that its datagram came with.
+        """
         cdef bytearray scratch = bytearray(packet)
         cdef uint64_t before = self.counters.packets_received
         plane_receive(
             self, <uint8_t *>PyByteArray_AS_STRING(scratch), <size_t>len(packet),
-            <size_t>len(packet), 0, now)
+            <size_t>len(packet), ecn, now)
         return self.counters.packets_received != before
 
     def build(self, double now):
@@ -280,7 +291,10 @@ cdef class DataPlane:
         return plane_build_list(self, now)
 
     def build_single(self, bytes payload not None, bytes cid not None, double now, size_t pad_to):
-        """One packet with `payload`, not tracked for loss: closes and path probes."""
+        """One packet with `payload`, not tracked for loss: closes and path probes.
+
+        b"": there is no room to remember its number. For a close, which has no `pad_to`, there is.
+        """
         return plane_seal_single(self, payload, cid, now, pad_to)
 
     def timer(self):

@@ -4,6 +4,10 @@
 # It walks everything and changes nothing; no packet ever waits for it.
 
 
+# Of EcnState, in its order.
+cdef tuple ECN_NAMES = ("off", "testing", "unknown", "capable", "failed")
+
+
 cdef dict plane_inspect(DataPlane self):
     cdef Flow *flow = &self.flow
     cdef Stream *stream
@@ -41,6 +45,7 @@ cdef dict plane_inspect(DataPlane self):
         "glitches": self.glitches,
         "latest_rtt": self.rtt.latest,
         "black_holes": self.mtu.black_holes,
+        "ecn_received": (self.received.ect0, self.received.ect1, self.received.ce),
         "pings": PyList_GET_SIZE(self.pings),
         "control_frames": PyList_GET_SIZE(self.control_frames),
         "datagrams_out": self.datagrams_out.count,
@@ -58,6 +63,8 @@ cdef dict plane_statistics(DataPlane self):
         "bytes_in_flight": self.congestion.bytes_in_flight,
         "congestion_events": self.congestion.events,
         "mtu": self.mtu.current,
+        "ecn": ECN_NAMES[self.ecn.state],
+        "ecn_ce": self.ecn.ce,
         "packets_sent": c.packets_sent,
         "packets_lost": c.packets_lost,
         "packets_acked": c.packets_acked,

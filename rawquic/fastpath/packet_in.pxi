@@ -212,11 +212,11 @@ cdef int take_packet(DataPlane self, Segment *segment, int ecn, double now) exce
         return 0
     if received_add(&self.received, segment.number, facts.eliciting, now) < 0:
         return 0  # no memory: it is not acknowledged, and comes again
-    if ecn == 1:
+    if ecn == ECT_1:
         self.received.ect1 += 1
-    elif ecn == 2:
+    elif ecn == ECT_0:
         self.received.ect0 += 1
-    elif ecn == 3:
+    elif ecn == CE:
         self.received.ce += 1
         self.received.urgent = self.received.urgent or facts.eliciting
     self.counters.packets_received += 1

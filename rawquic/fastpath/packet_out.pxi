@@ -14,6 +14,7 @@ cdef struct Outbox:
     uint8_t *buffer           # owned; OUT_ROOM bytes
     size_t used
     unsigned int count
+    int ecn                   # codepoint of all of them
     size_t sizes[OUT_PACKETS]
     SealJob jobs[OUT_PACKETS]
     uint8_t masks[OUT_PACKETS * 16]
@@ -33,9 +34,12 @@ cdef int outbox_open(Outbox *self) except -1:
     return 0
 
 
-cdef int plane_build(DataPlane self, Outbox *out, double now) except -1:
-    """Fill `out` with sealed packets; how many. Zero: nothing (more) may be sent now."""
-    cdef uint64_t pace
+cdef int plane_build(DataPlane self, Outbox *out, bint marks, double now) except -1:
+    """Fill `out` with sealed packets; how many. Zero: nothing (more) may be sent now.
+
+    `marks`: the caller sends them with the codepoint `out.ecn`.
+    """
+    cdef uint64_t pace, tested = self.ecn.tested
     out.count, out.used = 0, 0
     if self.seal_key is None or self.closing:
         self.dirty = False
@@ -50,6 +54,7 @@ cdef int plane_build(DataPlane self, Outbox *out, double now) except -1:
     pace = pacer_allowance(
         &self.pacer, &self.rtt, self.congestion.window,
         congestion_in_slow_start(&self.congestion), self.mtu.current, now)
+    out.ecn = ecn_codepoint(&self.ecn, rtt_pto(&self.rtt), now) if marks else NOT_ECT
     while out.count < OUT_PACKETS and out.used + self.mtu.current <= OUT_BYTES:
         if not build_packet(self, out, &pace, now):
             self.dirty = False
@@ -60,10 +65,20 @@ cdef int plane_build(DataPlane self, Outbox *out, double now) except -1:
         self.ack_at = self.received.first_unacked_at + self.max_ack_delay
         if self.ack_at <= now:  # held back by something else: no timer may stand in the past
             self.ack_at = now + max(self.max_ack_delay, TIMER_LEAST)
+    if self.ecn.state == ECN_TESTING and self.ecn.tested == tested:
+        out.ecn = NOT_ECT  # ACKs alone, which are not acknowledged, test nothing
     if out.count:
+        if out.ecn:
+            self.ecn.marked += out.count
         self.last_sent_at = now
         seal_outbox(self, out)
     return <int>out.count
+
+
+cdef inline uint64_t window_room(DataPlane self) noexcept:
+    """Bytes that the window still takes, which packets of the handshake share."""
+    cdef uint64_t room = congestion_room(&self.congestion)
+    return room - min(room, self.handshake_in_flight)
 
 
 cdef bint has_frames(DataPlane self) noexcept:
@@ -91,7 +106,7 @@ cdef bint build_packet(DataPlane self, Outbox *out, uint64_t *pace, double now) 
             return False
     allowed = wanted and not sent_is_full(&self.sent)
     if allowed and not self.probes:
-        if congestion_room(&self.congestion) < most:
+        if window_room(self) < most:
             allowed = False
         elif pace[0] < most:
             allowed = False
@@ -147,6 +162,7 @@ cdef void begin_draft(
     if number - (self.largest_acked if self.any_acked else 0) >= 1 << 15:
         pn_length = 4
     draft.packet = sent_begin(&self.sent, now)
+    draft.packet.marked = out.ecn == ECT_0
     draft.start = out.buffer + out.used
     draft.start[0] = <uint8_t>(0x40 | self.seal_phase << 2 | (pn_length - 1))
     memcpy(draft.start + 1, self.peer_cid, self.peer_cid_length)
@@ -161,7 +177,9 @@ cdef void begin_draft(
 
 cdef void skip_number(DataPlane self, double now) noexcept:
     """Leave a number out, so that an ACK of it gives an optimistic peer away (RFC 9000 §21.4)."""
-    if sent_is_full(&self.sent) or self.sent.next - self.sent.first + 1 >= self.sent.room:
+    if sent_is_full(&self.sent) or (
+        self.sent.next - self.sent.first + 1 + RING_SPARE >= self.sent.room
+    ):
         self.skip_at += 1
         return
     sent_begin(&self.sent, now)
@@ -204,6 +222,8 @@ cdef void note_in_flight(DataPlane self, Draft *draft, size_t size, double now) 
     cdef Congestion *congestion = &self.congestion
     packet.state = IN_FLIGHT
     packet.size = <uint16_t>size
+    if packet.marked:
+        self.ecn.tested += 1
     if self.eliciting_in_flight == 0:
         self.flight_first = self.sent.next - 1
     self.eliciting_in_flight += 1
@@ -223,7 +243,7 @@ cdef int build_mtu_probe(DataPlane self, Outbox *out, double now) except -1:
     cdef uint16_t size = mtu_probe_size(&self.mtu, now)
     if size == 0 or self.allowance >= 0 or sent_is_full(&self.sent):
         return 0
-    if out.used + size > OUT_ROOM or congestion_room(&self.congestion) < size:
+    if out.used + size > OUT_ROOM or window_room(self) < size:
         return 0
     begin_draft(self, &draft, out, size, now)
     draft.at[0] = 0x01
@@ -288,12 +308,16 @@ cdef list plane_build_list(DataPlane self, double now):
     out.buffer = NULL
     outbox_open(&out)
     try:
-        while plane_build(self, &out, now):
+        if self.marks is not None:
+            self.marks.clear()
+        while plane_build(self, &out, self.marks is not None, now):
             at = 0
             for i in range(out.count):
-                packets.append(
-                    PyBytes_FromStringAndSize(
-                        <const char *>out.buffer + at, <Py_ssize_t>out.sizes[i]))
+                packet = PyBytes_FromStringAndSize(
+                    <const char *>out.buffer + at, <Py_ssize_t>out.sizes[i])
+                packets.append(packet)
+                if self.marks is not None:
+                    self.marks[packet] = out.ecn
                 at += out.sizes[i]
             if not self.dirty:
                 break
@@ -303,15 +327,17 @@ cdef list plane_build_list(DataPlane self, double now):
 
 
 cdef bytes plane_seal_single(DataPlane self, bytes payload, bytes cid, double now, size_t pad_to):
-    """One packet that is not retransmitted: a close, or a probe of another path."""
+    """One packet that is not retransmitted, nor marked: a close, or with `pad_to` a path probe."""
     cdef Outbox out
     cdef Draft draft
     cdef uint8_t kept_length = self.peer_cid_length
     cdef bytes kept = bytes(self.peer_cid[:self.peer_cid_length])
     cdef bytes packet
-    if self.seal_key is None or sent_is_full(&self.sent):
+    if self.seal_key is None:
         return b""
-    out.buffer, out.count, out.used = NULL, 0, 0
+    if sent_is_full(&self.sent) and (pad_to or self.sent.next - self.sent.first >= self.sent.room):
+        return b""
+    out.buffer, out.count, out.used, out.ecn = NULL, 0, 0, NOT_ECT
     outbox_open(&out)
     try:
         self.set_peer_cid(cid)

@@ -326,7 +326,7 @@ cdef bint reactor_flush(Reactor self, DataPlane plane, double now) except *:
                 plane.listed = True
                 self.waiting.append(plane)
             return False
-        if plane_build(plane, &self.outbox, now) == 0:
+        if plane_build(plane, &self.outbox, True, now) == 0:
             return False
         reactor_send(self, plane)
         if not plane.dirty:
@@ -352,6 +352,7 @@ cdef int reactor_send(Reactor self, DataPlane plane) except -1:
             train.data = at
             train.segment_size = out.sizes[i]
             train.peer, train.local = plane.peer, plane.local
+            train.ecn = out.ecn
         train.length += out.sizes[i]
         train.segments += 1
         at += out.sizes[i]

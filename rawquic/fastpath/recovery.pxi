@@ -19,7 +19,7 @@ cdef struct AckFacts:
     bint window_used
     bint full                 # one of at least the size of the path's MTU was among them
     uint64_t largest_full
-    uint64_t marked           # newly acknowledged that were sent with ECT(0)
+    uint64_t marked           # sent as ECT(0), on this path
 
 
 cdef FrameResult on_ack(DataPlane self, bint with_ecn, Cursor *cursor, double now) except *:
@@ -53,6 +53,10 @@ cdef FrameResult on_ack(DataPlane self, bint with_ecn, Cursor *cursor, double no
     ):
         return malformed(self, frame_type)
     if facts.any:
+        if with_ecn or facts.marked:
+            on_ecn_counts(
+                self, &facts, not self.any_acked or newest > self.largest_acked, with_ecn,
+                ect0, ect1, ce, now)
         after_ack(self, &facts, delay, now)
     if self.any_acked and newest > self.largest_acked:
         # An acknowledged ACK shows what is lost as well (RFC 9002 §6.1); and the ring moves on, so
@@ -110,6 +114,17 @@ cdef bint ack_range(DataPlane self, uint64_t low, uint64_t high, AckFacts *facts
     return True
 
 
+cdef void on_ecn_counts(
+    DataPlane self, const AckFacts *facts, bint newest, bint counted, uint64_t ect0, uint64_t ect1,
+    uint64_t ce, double now,
+) noexcept:
+    if facts.largest < self.path_first:
+        if newest and counted:
+            ecn_counted(&self.ecn, ect0, ect1, ce)  # the new path begins there
+    elif ecn_acked(&self.ecn, facts.marked, newest, counted, ect0, ect1, ce):
+        congestion_ce(&self.congestion, facts.largest_sent_at, now)
+
+
 cdef int after_ack(DataPlane self, AckFacts *facts, uint64_t delay, double now) except -1:
     cdef bint newest = not self.any_acked or facts.largest > self.largest_acked
     if newest:
@@ -160,6 +175,8 @@ cdef int plane_detect_loss(DataPlane self, double now) except -1:
             if self.qlog is not None:
                 qlog_lost(
                     self, number, number + PACKET_THRESHOLD > self.largest_acked, packet.is_probe)
+            if packet.marked and number >= self.path_first:
+                ecn_lost(&self.ecn)
             if number < self.path_first:
                 pass  # RFC 9000 §9.4: it says nothing about this path
             elif packet.is_probe:

@@ -52,6 +52,7 @@ cdef struct SentPackets:
 cdef enum:
     RING_FIRST = 64
     RING_MOST = 65536
+    RING_SPARE = 1       # slots that only a close takes: it can always be sent
     SPARE_RECORDS = 64
 
 
@@ -88,10 +89,10 @@ cdef inline void sent_advance(SentPackets *self) noexcept nogil:
 
 
 cdef inline bint sent_is_full(SentPackets *self) noexcept nogil:
-    if self.next - self.first < self.room:
+    if self.next - self.first + RING_SPARE < self.room:
         return False
     sent_advance(self)  # ACKs alone are never acknowledged: they make room for each other
-    return self.next - self.first >= self.room and sent_grow(self) < 0
+    return self.next - self.first + RING_SPARE >= self.room and sent_grow(self) < 0
 
 
 cdef SentPacket *sent_begin(SentPackets *self, double now) noexcept nogil:
