@@ -170,6 +170,7 @@ cdef bint next_phase(DataPlane self, uint64_t number, double now) except *:
     self.phase_answered = False
     if self.seal_phase != self.open_phase:
         advance_seal(self)
+        self.counters.peer_key_updates += 1
     self.phase_changed = True
     self.control.next_keys()
     return True
