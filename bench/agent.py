@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import stacks
@@ -62,7 +63,10 @@ async def verify(stack: Any, connect: Any, order: dict[str, Any]) -> dict[str, A
         await session.aclose()
 
 
-async def client(stack: Any, settings: stacks.Settings) -> None:
+Work = Callable[[Any, stacks.Settings, dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+async def client(stack: Any, settings: stacks.Settings, work: Work) -> None:
     say({"pid": os.getpid(), "versions": stack.versions()})
     reader = await lines()
     while line := await reader.readline():
@@ -74,11 +78,11 @@ async def client(stack: Any, settings: stacks.Settings) -> None:
             say({"error": f"{type(error).__name__}: {error}"})
 
 
-def main() -> None:
+def main(work: Work = work) -> None:
     role, name, raw = sys.argv[1:4]
     settings = stacks.Settings(**json.loads(raw))
     stack = importlib.import_module(stacks.MODULES[name])
-    job = server(stack, settings) if role == "server" else client(stack, settings)
+    job = server(stack, settings) if role == "server" else client(stack, settings, work)
     if settings.loop == "uvloop":
         import uvloop
 

@@ -10,12 +10,6 @@ from pathlib import Path
 
 from matrix import PAIRS, WORKS
 
-# What a peer is known not to do, and why; checked so that a mended one is noticed.
-KNOWN = {
-    ("qh3", "requests-100"): "it stops for good where its stream limit of 100 is reached",
-    ("qh3", "download-100"): "it stops for good where its stream limit of 100 is reached",
-}
-
 
 def faults(result: dict, report: str) -> list[str]:
     rows = {(row["pair"], row["work"]): row for row in result["rows"]}
@@ -38,11 +32,7 @@ def faults(result: dict, report: str) -> list[str]:
                 continue
             row = rows.get((pair.name, work.name))
             if row is None:
-                why = KNOWN.get((pair.name, work.name))
-                if why:
-                    print(f"KNOWN {pair.name}, {work.name}: {why}")
-                else:
-                    found.append(f"{pair.name}, {work.name}: {failed.get((pair.name, work.name))}")
+                found.append(f"{pair.name}, {work.name}: {failed.get((pair.name, work.name))}")
             elif work.name != "idle" and not row["median"] > 0:
                 found.append(f"{pair.name}, {work.name}: nothing was moved")
             elif f"| {pair.name} |" not in report:

@@ -101,8 +101,10 @@ class Runner:
         files: Mapping[str, str],
         logs: Path,
         settings: Mapping[str, Any] | None = None,
+        agent: Path = ROOT / "bench" / "agent.py",
     ) -> None:
         self.pair = pair
+        self._script = agent
         self._programs = programs
         self._files = {**files, **(settings or {})}
         self._logs = logs
@@ -125,7 +127,7 @@ class Runner:
         command = [program, role, settings]
         environ = dict(end.environ)
         if not end.native:
-            command = [program, str(ROOT / "bench" / "agent.py"), role, end.stack, settings]
+            command = [program, str(self._script), role, end.stack, settings]
             environ["PYTHONPATH"] = str(ROOT)
             if end.stack in ("qh3", "aiopquic"):
                 # The perf protocol alone is imported there; the extension is for another Python.
@@ -160,6 +162,7 @@ class Runner:
         *,
         timeout: float = WORK_SECONDS,
         port: int | None = None,
+        **more: Any,
     ) -> dict[str, Any]:
         """Run one work, by way of another port where one is given. Raises Failed."""
         try:
@@ -171,6 +174,7 @@ class Runner:
                 "port": port or self.port,
                 "options": options,
                 "timeout": timeout,
+                **more,
             }
             return self._client.order(order)
         except Failed:

@@ -85,6 +85,7 @@ class Connection:
             bytes_retransmitted=path.bytes_retransmitted,
             bytes_given_up=self._session._bytes_given_up,
             key_updates=path.key_updates,
+            peer_key_updates=path.peer_key_updates,
             datagrams_dropped_send=path.frames_dropped_send,
             datagrams_dropped_receive=path.frames_dropped_receive,
             datagrams_dropped_mtu=path.frames_dropped_mtu,

@@ -23,7 +23,7 @@ class ConnectionStats:
         ecn_ce: packets that met congestion, as the peer counted them.
         bytes_retransmitted: stream bytes that were sent again, or are about to be.
         bytes_given_up: written bytes that were not acknowledged when `aclose` stopped waiting.
-        key_updates: asked for by this end.
+        key_updates, peer_key_updates: changes of keys begun by this end, and by the peer.
         datagrams_dropped_send: the send buffer was full, the oldest went.
         datagrams_dropped_receive: the receive buffer was full, the oldest went.
         datagrams_dropped_mtu: the path's MTU went below their size while they waited.
@@ -51,6 +51,7 @@ class ConnectionStats:
     bytes_retransmitted: int
     bytes_given_up: int
     key_updates: int
+    peer_key_updates: int
     datagrams_dropped_send: int
     datagrams_dropped_receive: int
     datagrams_dropped_mtu: int

@@ -154,6 +154,7 @@ async def limits(certificate: Certificate) -> None:
         client.connection.request_key_update()
         await within(client.connection.ping())
         note("key updates", client.connection.stats().key_updates)
+        note("the peer's key updates", client.connection.stats().peer_key_updates)
 
 
 async def handshakes(certificate: Certificate) -> None:

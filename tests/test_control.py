@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import views
+from aioquic.buffer import Buffer
 from aioquic.quic import events as aioquic_events
 from aioquic.quic.connection import QuicConnectionState
-from aioquic.quic.packet import QuicTransportParameters
+from aioquic.quic.packet import QuicPacketType, QuicTransportParameters, pull_quic_header
 from pair import (
     CLIENT,
     ELSEWHERE,
@@ -158,6 +159,25 @@ def test_the_handshake_times_out() -> None:
 
 
 # -- connection IDs and reset tokens ---------------------------------------------------------------
+
+
+def test_a_client_hello_is_padded_inside_its_packet() -> None:
+    """RFC 9000 §14.1 allows an invalid packet as padding; qh3's server stumbles over it."""
+
+    def first_datagram(client: Any) -> tuple[int, int]:
+        """Its size, and that of its first packet."""
+        client.connect(SERVER, 0.0)
+        ((data, _),) = client.datagrams_to_send(0.0)
+        header = pull_quic_header(Buffer(data=data), host_cid_length=8)
+        assert header.packet_type is QuicPacketType.INITIAL
+        return len(data), header.packet_length
+
+    size, packet = first_datagram(ours(True))
+    assert size == packet >= 1200
+
+    # Stock: zeros behind the packet.
+    size, packet = first_datagram(stock(True))
+    assert size >= 1200 > packet
 
 
 def test_connection_ids_come_from_the_endpoint_and_are_told() -> None:

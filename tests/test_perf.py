@@ -12,7 +12,16 @@ import pytest
 import rawquic
 from rawquic.perf import ALPN, WORKS, Options, percentiles, run, serve_perf, verify, works
 from rawquic.perf.measure import report
-from rawquic.perf.protocol import DIGEST, RANDOM, SINK, UNTIL_STOPPED, word
+from rawquic.perf.protocol import (
+    CLOSE,
+    DIGEST,
+    ECHO,
+    RANDOM,
+    SINK,
+    UNTIL_STOPPED,
+    UPDATE,
+    word,
+)
 from rawquic.perf.verify import Corrupted
 from rawquic.selfsigned import self_signed
 
@@ -121,6 +130,64 @@ async def test_random_bytes_come_with_their_digest(session):
 async def test_a_bad_random_request_is_reset(session, rest):
     with pytest.raises(rawquic.StreamReset):
         await ask(session, word(RANDOM) + rest)
+
+
+async def open_echo(session):
+    send, recv = await session.open_bi()
+    await send.write(word(ECHO) + b"x")
+    assert await recv.read() == b"x"
+    return send, recv
+
+
+async def test_an_echo_sends_the_code_of_a_reset_back(session):
+    send, recv = await open_echo(session)
+    send.reset(42)
+    with pytest.raises(rawquic.StreamReset) as caught:
+        await recv.read()
+    assert caught.value.code == 42
+
+
+async def test_an_echo_sends_the_code_of_a_stop_back(session):
+    send, recv = await open_echo(session)
+    recv.stop(43)
+    await send.write(b"what cannot be sent back")
+    assert await send.stopped() == 43
+
+
+async def test_a_unidirectional_digest_is_answered_on_a_new_stream(session):
+    data = os.urandom(100_000)
+    send = await session.open_uni()
+    await send.write(word(DIGEST) + data)
+    send.finish()
+    answer = await session.accept_uni()
+    assert await answer.read(-1) == hashlib.sha256(data).digest()
+
+
+async def test_closes_with_the_code_that_is_asked_for(session):
+    with pytest.raises(rawquic.ClosedByPeer) as caught:
+        await ask(session, word(CLOSE) + word(44))
+    assert caught.value.code == 44 and caught.value.is_application
+
+
+@pytest.mark.parametrize("rest", [b"", b"\0" * 7, word(1) + b"x", word(1 << 62)])
+async def test_a_bad_request_to_close_is_reset(session, rest):
+    with pytest.raises(rawquic.StreamReset):
+        await ask(session, word(CLOSE) + rest)
+
+
+async def test_updates_its_keys_when_it_is_asked_to(session):
+    assert await ask(session, word(UPDATE)) == b""
+    while session.connection.stats().peer_key_updates < 1:
+        await session.connection.ping()
+    assert (await report(session))["counters"]["key_updates"] == 1
+
+
+async def test_report_tells_the_code_of_the_last_close(connect, session):
+    other = await connect()
+    await ask(other, word(1))
+    other.close(45)
+    while (await report(session))["last_close"] != 45:
+        await session.connection.ping()
 
 
 async def test_report_counts_datagrams_and_cpu(session):

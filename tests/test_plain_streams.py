@@ -115,6 +115,21 @@ def test_set_max_streams_up() -> None:
     assert opened(pair.client, False) == 0
 
 
+@pytest.mark.parametrize("count", [1, 7, 16])
+def test_a_peer_that_never_says_it_is_blocked_gets_all_its_streams(count: int) -> None:
+    """STREAMS_BLOCKED is no more than a hint (RFC 9000 §4.6), and quinn never sends it."""
+    pair = our_pair(server=Config(max_concurrent_uni_streams=count)).handshake()
+    reader = Reader(pair, pair.server)
+    for _ in range(count):
+        writer = Writer(pair, pair.client, b"x")
+        pair.run_until(lambda w=writer: w.stream_id in reader.ended)  # type: ignore[misc]
+    pair.run(0.2)
+    for _ in range(count):  # these stay open
+        pair.client.write(opened(pair.client), b"x", 0)
+        pair.flush()
+        pair.run(0.2)
+
+
 def test_set_max_streams_down_and_up_again() -> None:
     pair = our_pair(server=Config(max_concurrent_uni_streams=4)).handshake()
     pair.server.set_max_streams(True, 1)

@@ -678,8 +678,9 @@ async def test_key_updates(pair_of_sessions: Pair) -> None:
         await within(client.connection.ping())
         await within(peer.connection.ping())
         assert number
-    assert client.connection.stats().key_updates == 2
-    assert peer.connection.stats().key_updates == 1
+    ours, theirs = client.connection.stats(), peer.connection.stats()
+    assert ours.key_updates == theirs.peer_key_updates == 2
+    assert theirs.key_updates == ours.peer_key_updates == 1
     assert not client.closed and not peer.closed
 
 

@@ -23,7 +23,8 @@ class Settings:
         cipher: "aes-128-gcm", "aes-256-gcm" or "chacha20-poly1305".
         loop: "asyncio" or "uvloop".
         congestion: "" is the stack's own default.
-        alpn: of rawquic's client.
+        alpn: of the client.
+        key_update_interval: packets after which aiopquic changes its keys; 0: its default.
         aead: of rawquic's compiled data plane. gso, gro: of rawquic and quinn.
     """
 
@@ -46,6 +47,7 @@ class Settings:
     gro: bool = True
     insecure: bool = False
     alpn: str = "perf"
+    key_update_interval: int = 0
 
     def dump(self) -> str:
         return json.dumps(asdict(self))

@@ -35,6 +35,9 @@ class Session(EventSession):
     def transmit_soon(self) -> None:
         """Its own thread sends."""
 
+    def request_key_update(self) -> None:
+        """It cannot be asked; `Settings.key_update_interval` makes it do so by itself."""
+
     def backlog(self, stream_id: int) -> int:
         return 0
 
@@ -88,7 +91,7 @@ def configuration(settings: Settings, *, is_client: bool) -> QuicConfiguration:
     more = {"congestion_control_algorithm": settings.congestion} if settings.congestion else {}
     result = QuicConfiguration(
         is_client=is_client,
-        alpn_protocols=[ALPN],
+        alpn_protocols=[settings.alpn if is_client else ALPN],
         max_data=settings.window,
         max_stream_data=settings.stream_window,
         max_streams_bidi=settings.max_streams,
@@ -98,6 +101,7 @@ def configuration(settings: Settings, *, is_client: bool) -> QuicConfiguration:
         socket_buffer_size=settings.socket_buffer,
         datagram_ring_bytes=DATAGRAM_RING,
         cipher_suite=SUITES[settings.cipher],
+        key_update_interval=settings.key_update_interval or None,
         ip_family=socket.AF_INET,
         server_name="localhost" if is_client else None,
         **more,

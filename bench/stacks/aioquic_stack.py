@@ -76,7 +76,7 @@ class Protocol(QuicConnectionProtocol):
 def configuration(settings: Settings, *, is_client: bool) -> QuicConfiguration:
     result = QuicConfiguration(
         is_client=is_client,
-        alpn_protocols=[ALPN],
+        alpn_protocols=[settings.alpn if is_client else ALPN],
         max_data=settings.window,
         max_stream_data=settings.stream_window,
         max_datagram_frame_size=FRAME,

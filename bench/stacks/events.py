@@ -8,7 +8,13 @@ import asyncio
 from collections import deque
 from typing import Any
 
-from rawquic.errors import ClosedByPeer, SessionError, StreamReset, StreamStopped
+from rawquic.errors import (
+    ClosedByPeer,
+    ClosedLocally,
+    SessionError,
+    StreamReset,
+    StreamStopped,
+)
 
 HIGH, LOW = 4 << 20, 2 << 20  # bytes of backlog at which a writer waits, and goes on
 
@@ -96,6 +102,7 @@ class EventSession:
         self.datagrams = Queue(self)
         self.writers: list[tuple[Stream, asyncio.Future[None]]] = []
         self.closed: SessionError | None = None
+        self.alpn: str | None = None
         self.batch_waiters: list[asyncio.Future[None]] = []
 
     # What a subclass says
@@ -132,8 +139,11 @@ class EventSession:
             stream = self.stream(event.stream_id)
             stream.stopped = StreamStopped(event.error_code)
             self.wake_writers()
+        elif kind == "HandshakeCompleted":
+            self.alpn = event.alpn_protocol
         elif kind == "ConnectionTerminated":
-            self.on_closed(event.error_code)
+            reason = event.reason_phrase.encode()
+            self.on_closed(ClosedByPeer(event.error_code, reason, event.frame_type is None))
 
     def stream(self, stream_id: int) -> Stream:
         stream = self.streams.get(stream_id)
@@ -152,9 +162,9 @@ class EventSession:
             del self.streams[stream_id]
         stream.wake()
 
-    def on_closed(self, code: int) -> None:
+    def on_closed(self, error: SessionError) -> None:
         if self.closed is None:
-            self.closed = ClosedByPeer(code, "", True)
+            self.closed = error
         for stream in self.streams.values():
             stream.wake()
         for queue in (*self.arrived, self.datagrams):
@@ -211,16 +221,29 @@ class EventSession:
     def next_stream_id(self, uni: bool) -> int:
         return int(self.quic.get_next_available_stream_id(is_unidirectional=uni))
 
+    def close(self, code: int = 0) -> None:
+        self.quic.close(error_code=code)
+        self.transmit_soon()
+        self.on_closed(ClosedLocally(code))
+
+    def request_key_update(self) -> None:
+        self.quic.request_key_update()
+        self.transmit_soon()
+
+    async def take(self, stream_id: int) -> None:
+        """Without this the next stream would get the same number."""
+        self.quic.send_stream_data(stream_id, b"")
+
     async def open_bi(self) -> tuple[Stream, Stream]:
         self.check()
         stream = self.stream(self.next_stream_id(False))
-        self.quic.send_stream_data(stream.id, b"")  # or the next one would get the same number
+        await self.take(stream.id)
         return stream, stream
 
     async def open_uni(self) -> Stream:
         self.check()
         stream = Stream(self, self.next_stream_id(True))
-        self.quic.send_stream_data(stream.id, b"")
+        await self.take(stream.id)
         return stream
 
     async def accept_bi(self) -> tuple[Stream, Stream]:

@@ -17,7 +17,7 @@ from rawquic.perf import ALPN, serve_perf
 from rawquic.perf.interface import Connect
 
 from . import Settings
-from .events import EventSession, Stream
+from .events import EventSession
 
 SUITES = {
     "aes-128-gcm": CipherSuite.AES_128_GCM_SHA256,
@@ -39,12 +39,13 @@ class Session(EventSession):
     def backlog(self, stream_id: int) -> int:
         return int(self.quic.get_send_buffer_size(stream_id))
 
-    async def open_bi(self) -> tuple[Stream, Stream]:
+    async def take(self, stream_id: int) -> None:
         while True:
             try:
-                return await super().open_bi()
-            except ValueError:  # the peer's limit: its own interface does not wait
-                self.streams.pop(self.next_stream_id(False), None)
+                return await super().take(stream_id)
+            except ValueError:
+                # The peer's limit, for which its own interface does not wait. The number is taken
+                # all the same: the next one would be beyond the limit for ever.
                 await self.next_batch()
 
 
@@ -67,7 +68,7 @@ class Protocol(QuicConnectionProtocol):
 def configuration(settings: Settings, *, is_client: bool) -> QuicConfiguration:
     result = QuicConfiguration(
         is_client=is_client,
-        alpn_protocols=[ALPN],
+        alpn_protocols=[settings.alpn if is_client else ALPN],
         max_data=settings.window,
         max_stream_data=settings.stream_window,
         max_datagram_frame_size=FRAME,

@@ -86,6 +86,7 @@ CONNECTION_METHODS = (
     "_write_application",
     "_write_connection_close_frame",
     "_write_connection_limits",
+    "_write_crypto_frame",
     "_write_path_challenge_frame",
     "_write_path_response_frame",
     "_write_stream_limits",

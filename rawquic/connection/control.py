@@ -372,6 +372,17 @@ class ControlPlane(QuicConnection):
         buffer.push_uint_var(len(reason))
         buffer.push_bytes(reason)
 
+    def _write_crypto_frame(self, builder: Any, space: Any, stream: Any) -> bool:
+        written = super()._write_crypto_frame(builder, space, stream)
+        # aioquic fills the datagram of a ClientHello with zeros behind the packet: an invalid one,
+        # which a receiver discards (RFC 9000 §14.1), but with which qh3's server answers only when
+        # all of it comes again, a second later. So: PADDING frames inside the packet.
+        sender, room = stream.sender, builder.remaining_flight_space
+        first = self._is_client and not self._cryptos[Epoch.HANDSHAKE].send.is_valid()
+        if written and first and sender.next_offset == sender._buffer_stop and room > 0:
+            builder.start_frame(QuicFrameType.PADDING, capacity=room).push_bytes(bytes(room - 1))
+        return written
+
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
         if not self._network_paths:
             return []  # a server whose first datagram did not decrypt

@@ -61,6 +61,7 @@ class PathStatistics:
     bytes_sent: int
     bytes_retransmitted: int
     key_updates: int
+    peer_key_updates: int
     frames_dropped_send: int
     frames_dropped_receive: int
     frames_dropped_mtu: int

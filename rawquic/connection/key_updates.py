@@ -11,13 +11,12 @@ class KeyUpdates:
 
     Attributes:
         wanted: the application asked for an update that did not begin yet.
-        done: how many were begun here.
+        done, peer_updates: how many were begun here, and by the peer.
     """
 
     def __init__(self) -> None:
         self.wanted = False
-        self.done = 0
-        self._peer_updates = 0
+        self.done = self.peer_updates = 0
         self._confirmed = True  # a packet under the present keys was acknowledged
         self._asked = False  # a PING for that is on its way
         self._begun = False  # the present keys are our doing: the peer has to hear of them
@@ -36,13 +35,13 @@ class KeyUpdates:
         if self._confirmed or self._asked or not (self.wanted or self._begun):
             return None
         self._asked = True
-        return -2 - self._peer_updates
+        return -2 - self.peer_updates
 
     def ping_acked(self, number: int) -> None:
         self._asked = self._begun = False
         # One that went out before the peer's last update says nothing about the keys since.
-        self._confirmed = number == -2 - self._peer_updates
+        self._confirmed = number == -2 - self.peer_updates
 
     def peer_updated(self) -> None:
-        self._peer_updates += 1
+        self.peer_updates += 1
         self._confirmed = False

@@ -182,7 +182,7 @@ class MendedAioquic(ControlPlane):
 
     def _log_key_updated(self, key_type: str, trigger: str) -> None:
         super()._log_key_updated(key_type, trigger)
-        if trigger == "remote_update":
+        if trigger == "remote_update" and key_type.startswith("client"):  # told of both directions
             self._keys.peer_updated()
             self._keys_since = self._packet_number
 

@@ -269,6 +269,7 @@ class PlainConnection(MendedAioquic):
             bytes_sent=self._sent_bytes,
             bytes_retransmitted=self._lost_bytes,
             key_updates=self._keys.done,
+            peer_key_updates=self._keys.peer_updates,
             frames_dropped_send=self._datagrams.dropped_send,
             frames_dropped_receive=self._datagrams.dropped_receive,
             frames_dropped_mtu=self._datagrams.dropped_mtu,

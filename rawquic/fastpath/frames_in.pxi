@@ -178,6 +178,7 @@ cdef Stream *plane_peer_stream(
             return NULL
         counts.peer_opened += 1
         plane_event(self, EVENT_STREAM_OPENED, opened)
+    plane_stream_credit(self, stream_id >> 1 & 1)  # a batch that waited may be due now
     return stream
 
 

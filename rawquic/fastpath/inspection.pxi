@@ -74,6 +74,7 @@ cdef dict plane_statistics(DataPlane self):
         "bytes_sent": c.bytes_sent,
         "bytes_retransmitted": self.flow.retransmitted,
         "key_updates": c.key_updates,
+        "peer_key_updates": c.peer_key_updates,
         "frames_dropped_send": self.datagrams_out.dropped,
         "frames_dropped_receive": self.datagrams_in.dropped,
         "frames_dropped_mtu": self.datagrams_too_large,

@@ -174,6 +174,7 @@ cdef bint next_phase(DataPlane self, uint64_t number, double now) except *:
         qlog_key_updated(self, False, self.seal_phase == self.open_phase)
     if self.seal_phase != self.open_phase:
         advance_seal(self, False)
+        self.counters.peer_key_updates += 1
     self.phase_changed = True
     self.control.next_keys()
     return True

@@ -1,6 +1,6 @@
 """The "QUIC performance" protocol, both ends: what `rawquic perf` and the benchmarks run.
 
-draft-banks-quic-performance with ALPN "perf", and four additions that it has no words for (see
+draft-banks-quic-performance with ALPN "perf", and additions that it has no words for (see
 `protocol`). Everything here runs on a small interface (`interface`) that `RawQuicSession` has, so
 that the same works can be run on other QUIC stacks.
 """

@@ -29,6 +29,8 @@ COUNTERS = (
     "socket_datagrams_received",
     "datagrams_dropped_send",
     "datagrams_dropped_receive",
+    "key_updates",
+    "peer_key_updates",
 )
 
 

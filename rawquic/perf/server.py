@@ -9,11 +9,18 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rawquic.errors import SessionError, StreamError
+from rawquic.errors import (
+    ClosedByPeer,
+    SessionError,
+    StreamError,
+    StreamReset,
+    StreamStopped,
+)
 
 from .interface import Receiving, Sending, Session
 from .measure import counters, own_usage
 from .protocol import (
+    CLOSE,
     DIGEST,
     ECHO,
     RANDOM,
@@ -21,6 +28,7 @@ from .protocol import (
     SINK,
     STOP_CODE,
     UNTIL_STOPPED,
+    UPDATE,
     WORD,
 )
 
@@ -28,6 +36,7 @@ log = logging.getLogger("rawquic.perf")
 
 CHUNK = 65536
 BLOCK = os.urandom(CHUNK)  # what downloads consist of
+LARGEST_CODE = (1 << 62) - 1
 RANDOM_LIMIT = 1 << 28  # a request for random bytes makes them in one piece
 
 
@@ -41,6 +50,12 @@ class DatagramCount:
     last: float = 0.0
 
 
+class _Process:
+    """What its sessions leave behind."""
+
+    last_close: int | None = None
+
+
 async def serve_perf(session: Session) -> None:
     """Answer the requests of one session; returns when the session is over."""
     count = DatagramCount()
@@ -52,7 +67,10 @@ async def serve_perf(session: Session) -> None:
                 send, recv = await session.accept_bi()
                 tasks.create_task(_answer(session, count, send, recv))
     except* SessionError as errors:
-        log.debug("a session ended: %s", errors.exceptions[0])
+        ended = errors.exceptions[0]
+        if isinstance(ended, ClosedByPeer) and ended.is_application:
+            _Process.last_close = ended.code
+        log.debug("a session ended: %s", ended)
 
 
 async def _accept_uni(session: Session, tasks: asyncio.TaskGroup) -> None:
@@ -65,7 +83,11 @@ async def _answer_uni(session: Session, recv: Receiving) -> None:
     try:
         head = await _head(recv)
         if head is not None:
-            wanted, _ = head
+            wanted, rest = head
+            if wanted == DIGEST:
+                digest = await _sha256(recv, rest)
+                await _send_all(await session.open_uni(), digest)
+                return
             await _drain(recv)
             await _send_bytes(await session.open_uni(), wanted)
     except StreamError as error:
@@ -82,12 +104,17 @@ async def _answer(session: Session, count: DatagramCount, send: Sending, recv: R
         if wanted == ECHO:
             await _echo(send, recv, rest)
         elif wanted == DIGEST:
-            await _digest(send, recv, rest)
+            await _send_all(send, await _sha256(recv, rest))
         elif wanted == RANDOM:
             await _random(send, recv, rest)
         elif wanted == REPORT:
             await _drain(recv)
-            await send.write(json.dumps(_report(session, count)).encode())
+            await _send_all(send, json.dumps(_report(session, count)).encode())
+        elif wanted == CLOSE:
+            await _close(session, send, recv, rest)
+        elif wanted == UPDATE:
+            await _drain(recv)
+            request_key_update(session)
             send.finish()
         else:
             await _drain(recv)
@@ -124,18 +151,27 @@ async def _send_bytes(send: Sending, wanted: int) -> None:
 
 
 async def _echo(send: Sending, recv: Receiving, rest: bytes) -> None:
-    data = rest or await recv.read(CHUNK)
-    while data:
-        await send.write(data)
-        data = await recv.read(CHUNK)
-    send.finish()
+    try:
+        data = rest or await recv.read(CHUNK)
+        while data:
+            await send.write(data)
+            data = await recv.read(CHUNK)
+        send.finish()
+    except StreamReset as error:
+        send.reset(error.code)
+    except StreamStopped as error:
+        recv.stop(error.code)
 
 
-async def _digest(send: Sending, recv: Receiving, rest: bytes) -> None:
+async def _sha256(recv: Receiving, rest: bytes) -> bytes:
     digest = hashlib.sha256(rest)
     while data := await recv.read(CHUNK):
         digest.update(data)
-    await send.write(digest.digest())
+    return digest.digest()
+
+
+async def _send_all(send: Sending, data: bytes) -> None:
+    await send.write(data)
     send.finish()
 
 
@@ -153,6 +189,16 @@ async def _random(send: Sending, recv: Receiving, rest: bytes) -> None:
     send.finish()
 
 
+async def _close(session: Session, send: Sending, recv: Receiving, rest: bytes) -> None:
+    while len(rest) <= WORD and (more := await recv.read(CHUNK)):
+        rest += more
+    code = int.from_bytes(rest)
+    if len(rest) != WORD or code > LARGEST_CODE:
+        send.reset(STOP_CODE)
+    else:
+        session.close(code)
+
+
 def _report(session: Session, count: DatagramCount) -> dict[str, Any]:
     return {
         **asdict(own_usage()),
@@ -160,7 +206,14 @@ def _report(session: Session, count: DatagramCount) -> dict[str, Any]:
         "datagrams": count.datagrams,
         "datagram_bytes": count.datagram_bytes,
         "datagram_seconds": count.last - count.first,
+        "last_close": _Process.last_close,
     }
+
+
+def request_key_update(session: Session) -> None:
+    """Of the session itself, or of its `connection` where it has one, as rawquic's."""
+    connection: Any = getattr(session, "connection", session)
+    connection.request_key_update()
 
 
 async def _take_datagrams(session: Session, count: DatagramCount) -> None:

@@ -25,7 +25,7 @@ const DATAGRAM_HEAD: usize = 1 + WORD;
 #[serde(default)]
 pub struct Options {
     duration: f64,
-    size: Option<u64>,
+    pub size: Option<u64>,
     streams: u64,
     open_streams: u64,
     connections: usize,
@@ -62,7 +62,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    async fn connect(&self) -> Result<Connection> {
+    pub async fn connect(&self) -> Result<Connection> {
         Ok(self.endpoint.connect(self.address, "localhost")?.await?)
     }
 
@@ -121,7 +121,7 @@ impl Outcome {
     }
 }
 
-async fn report(connection: &Connection) -> Result<Value> {
+pub async fn report(connection: &Connection) -> Result<Value> {
     let (mut send, mut recv) = connection.open_bi().await?;
     send.write_all(&REPORT.to_be_bytes()).await?;
     send.finish()?;
@@ -510,7 +510,7 @@ async fn idle(peer: &Peer, options: &Options) -> Result<Outcome> {
 
 // Proof
 
-async fn put(send: &mut SendStream, parts: &[&[u8]]) -> Result<()> {
+pub async fn put(send: &mut SendStream, parts: &[&[u8]]) -> Result<()> {
     for part in parts {
         send.write_all(part).await?;
     }

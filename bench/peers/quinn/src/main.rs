@@ -2,9 +2,10 @@
 //!
 //! `rawquic-bench-quinn server SETTINGS` prints `{"port", "pid", "versions"}` and serves until its
 //! standard input ends. `rawquic-bench-quinn client SETTINGS` runs a work for each JSON line of its
-//! input and prints the result. SETTINGS is `bench/stacks.Settings` as JSON. One thread, as the
+//! input, or a case of `tests/interop/cases.py`, and prints the result. SETTINGS is `bench/stacks.Settings` as JSON. One thread, as the
 //! Python ends have.
 
+mod cases;
 mod client;
 mod server;
 mod wire;
@@ -154,7 +155,7 @@ fn server_endpoint(settings: &Settings) -> Result<Endpoint> {
     Ok(Endpoint::new(settings.endpoint()?, Some(config), socket, runtime)?)
 }
 
-fn client_endpoint(settings: &Settings) -> Result<Endpoint> {
+fn client_endpoint(settings: &Settings, alpn: &[u8]) -> Result<Endpoint> {
     let provider = Arc::new(settings.provider()?);
     let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])?;
@@ -170,7 +171,7 @@ fn client_endpoint(settings: &Settings) -> Result<Endpoint> {
         }
         builder.with_root_certificates(roots).with_no_client_auth()
     };
-    tls.alpn_protocols = vec![wire::ALPN.to_vec()];
+    tls.alpn_protocols = vec![alpn.to_vec()];
     let crypto = QuicClientConfig::with_initial(Arc::new(tls), initial_suite()?)?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     config.transport_config(settings.transport()?);
@@ -260,7 +261,9 @@ async fn serve(settings: &Settings) -> Result<()> {
 
 #[derive(Deserialize)]
 struct Order {
+    #[serde(default)]
     work: String,
+    case: Option<String>,
     host: String,
     port: u16,
     #[serde(default)]
@@ -279,9 +282,17 @@ async fn obey(settings: &Settings) -> Result<()> {
     while let Some(line) = lines.next_line().await? {
         let order: Order = serde_json::from_str(&line)?;
         let address = SocketAddr::new(order.host.parse()?, order.port);
-        let peer = client::Peer { endpoint: client_endpoint(settings)?, address };
+        let peer = client::Peer { endpoint: client_endpoint(settings, wire::ALPN)?, address };
         let limit = Duration::from_secs_f64(order.timeout);
-        let work = client::run(&order.work, &peer, &order.options);
+        let work = async {
+            match order.case {
+                Some(case) => {
+                    let stranger = client_endpoint(settings, b"nobody-speaks-this")?;
+                    cases::run(&case, &peer, &stranger, &order.options).await
+                }
+                None => client::run(&order.work, &peer, &order.options).await,
+            }
+        };
         let result = match tokio::time::timeout(limit, work).await {
             Ok(result) => result,
             Err(_) => Err(anyhow::anyhow!("TimeoutError")),

@@ -1,16 +1,23 @@
 //! The server's end: answers every request of every connection until the process ends.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 use bytes::Bytes;
-use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
+use quinn::{
+    Connection, ConnectionError, Endpoint, ReadError, RecvStream, SendStream, VarInt, WriteError,
+};
 use serde_json::json;
 
 use crate::wire::*;
 
 const RANDOM_LIMIT: u64 = 1 << 28;
+const NONE: u64 = u64::MAX;
+
+/// The application code that a peer closed its session with last, of all sessions of this process.
+static LAST_CLOSE: AtomicU64 = AtomicU64::new(NONE);
 
 /// Datagrams for the sink: how many came, and from when to when.
 #[derive(Default)]
@@ -39,12 +46,19 @@ pub async fn session(connection: Connection, block: Bytes) {
     let count = Count::default();
     let datagrams = tokio::spawn(take_datagrams(connection.clone(), count.clone()));
     let uni = tokio::spawn(accept_uni(connection.clone(), block.clone()));
-    while let Ok((send, recv)) = connection.accept_bi().await {
+    let ended = loop {
+        let (send, recv) = match connection.accept_bi().await {
+            Ok(streams) => streams,
+            Err(error) => break error,
+        };
         let job = answer(connection.clone(), count.clone(), block.clone(), send, recv);
         tokio::spawn(async move {
             // An error here is a request that the client gave up.
             let _ = job.await;
         });
+    };
+    if let ConnectionError::ApplicationClosed(close) = ended {
+        LAST_CLOSE.store(close.error_code.into_inner(), Ordering::Relaxed);
     }
     datagrams.abort();
     uni.abort();
@@ -54,7 +68,14 @@ async fn accept_uni(connection: Connection, block: Bytes) {
     while let Ok(mut recv) = connection.accept_uni().await {
         let (connection, block) = (connection.clone(), block.clone());
         tokio::spawn(async move {
-            let (wanted, _) = head(&mut recv).await?;
+            let (wanted, rest) = head(&mut recv).await?;
+            if wanted == DIGEST {
+                let digest = digest(&mut recv, &rest).await?;
+                let mut send = connection.open_uni().await?;
+                send.write_all(&digest).await?;
+                send.finish()?;
+                return Ok(());
+            }
             drain(&mut recv).await?;
             let mut send = connection.open_uni().await?;
             pour(&mut send, &block, wanted).await?;
@@ -81,6 +102,35 @@ async fn head(recv: &mut RecvStream) -> Result<(u64, Bytes)> {
     bail!("a request of fewer than {WORD} bytes")
 }
 
+/// The SHA-256 of `rest` and of what follows.
+async fn digest(recv: &mut RecvStream, rest: &[u8]) -> Result<Vec<u8>> {
+    let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+    digest.update(rest);
+    while let Some(chunk) = recv.read_chunk(usize::MAX, true).await? {
+        digest.update(&chunk.bytes);
+    }
+    Ok(digest.finish().as_ref().to_vec())
+}
+
+/// Everything back: the bytes, the end, a reset, a stop.
+async fn echo(send: &mut SendStream, recv: &mut RecvStream, rest: Bytes) -> Result<()> {
+    let mut data = rest;
+    loop {
+        if !data.is_empty() {
+            match send.write_chunk(data).await {
+                Err(WriteError::Stopped(code)) => return Ok(recv.stop(code)?),
+                done => done?,
+            }
+        }
+        data = match recv.read_chunk(usize::MAX, true).await {
+            Ok(Some(chunk)) => chunk.bytes,
+            Ok(None) => return Ok(send.finish()?),
+            Err(ReadError::Reset(code)) => return Ok(send.reset(code)?),
+            Err(error) => return Err(error.into()),
+        };
+    }
+}
+
 async fn answer(
     connection: Connection,
     count: Count,
@@ -93,22 +143,8 @@ async fn answer(
         return Ok(());
     };
     match wanted {
-        ECHO => {
-            if !rest.is_empty() {
-                send.write_chunk(rest).await?;
-            }
-            while let Some(chunk) = recv.read_chunk(usize::MAX, true).await? {
-                send.write_chunk(chunk.bytes).await?;
-            }
-        }
-        DIGEST => {
-            let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
-            digest.update(&rest);
-            while let Some(chunk) = recv.read_chunk(usize::MAX, true).await? {
-                digest.update(&chunk.bytes);
-            }
-            send.write_all(digest.finish().as_ref()).await?;
-        }
+        ECHO => return echo(&mut send, &mut recv, rest).await,
+        DIGEST => send.write_all(&digest(&mut recv, &rest).await?).await?,
         RANDOM => {
             let mut argument = rest.to_vec();
             while let Some(chunk) = recv.read_chunk(usize::MAX, true).await? {
@@ -125,6 +161,19 @@ async fn answer(
             let digest = sha256(&data);
             send.write_chunk(Bytes::from(data)).await?;
             send.write_all(&digest).await?;
+        }
+        CLOSE => {
+            let mut code = rest.to_vec();
+            while let Some(chunk) = recv.read_chunk(WORD, true).await? {
+                code.extend_from_slice(&chunk.bytes);
+            }
+            let code = u64::from_be_bytes(code.as_slice().try_into()?);
+            connection.close(VarInt::from_u64(code)?, b"as asked");
+            return Ok(());
+        }
+        UPDATE_KEYS => {
+            drain(&mut recv).await?;
+            connection.force_key_update();
         }
         REPORT => {
             drain(&mut recv).await?;
@@ -160,6 +209,7 @@ fn report(connection: &Connection, count: &Count) -> String {
         "datagrams": count.datagrams,
         "datagram_bytes": count.bytes,
         "datagram_seconds": seconds,
+        "last_close": Some(LAST_CLOSE.load(Ordering::Relaxed)).filter(|code| *code != NONE),
     })
     .to_string()
 }
