@@ -34,7 +34,7 @@ RAN = ("RAWQUIC_PERF_BACKEND", "1")  # set once the chosen backend runs
 TICK = 0.1
 MARGIN = 2.0  # a work takes about twice its duration, with what comes before it
 OF_A_WORK = [field.name for field in dataclasses.fields(Options) if field.name != "batch"]
-USUAL = tuple(name for name in WORKS if name != "idle")
+USUAL = tuple(name for name in WORKS if name not in ("idle", "hashed-download"))
 
 
 @click.group()
