@@ -7,9 +7,11 @@ and delay as goodput by way of `relay.py`.
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from comparison import Comparison, per_cpu_second, progress, say
+from comparison import Comparison, progress, say
+from figures import per_cpu_second
 from matrix import End, Pair
 from pairs import Failed, Runner
 from relay import Impairment, running
@@ -17,7 +19,7 @@ from relay import Impairment, running
 ROUNDS = 2
 DURATION = 0.4
 STREAMS = (1, 10, 100, 1_000, 10_000)
-OPEN_STREAMS = (0, 10, 100, 1_000, 9_000)
+OPEN_STREAMS = (0, 10, 100, 1_000, 9_900)
 CONNECTIONS = (1, 10, 100, 1_000)
 PAYLOADS = (1_200, 1_452, 4_000, 9_000, 30_000, 65_000)
 LOSSES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.05)
@@ -34,7 +36,7 @@ class Curves:
         self, comparison: Comparison, stacks: Sequence[str] = STACKS, rounds: int = ROUNDS
     ) -> None:
         self._comparison = comparison
-        self._stacks = [s for s in stacks if not hasattr(comparison.programs[s], "reason")]
+        self._stacks = [s for s in stacks if isinstance(comparison.programs.get(s), Path)]
         self._rounds = rounds
 
     def _runner(self, stack: str, **settings: Any) -> Runner:
