@@ -8,7 +8,7 @@ import dataclasses
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,81 +16,40 @@ import certificates
 import environments
 import machine
 from environments import CACHE, Absent
-from matrix import BYTES, MBS, ONCE, OURS, PAIRS, WORKS, Mode, Work
+from figures import median, ratios, summary, work_per_cpu
+from matrix import BYTES, KEY, MBS, ONCE, OURS, Mode, Pair, Work
 from pairs import Failed, Runner
 
 FLOOR = "floor-{}"
 IDLE_STREAMS = 100
-CPU_MINIMUM = 0.02  # seconds; below it the clock's ticks are all there is
 
 
-def programs(*, with_tako: bool = True, build_tako: bool = True) -> dict[str, Path | Absent]:
-    """What runs each stack; makes what is not there."""
+def programs(stacks: Iterable[str], *, build_tako: bool = True) -> dict[str, Path | Absent]:
+    """What runs each of these stacks; makes what is not there."""
     main = environments.python_of(environments.MAIN)
-    return {
-        "rawquic": main,
-        "aioquic": main,
-        "tls": main,
-        "qh3": environments.python_peer("qh3"),
-        "aiopquic": environments.python_peer("aiopquic", minor=12),
-        "quinn": environments.cargo_peer("quinn"),
-        **({"tako": environments.cargo_peer("tako", build=build_tako)} if with_tako else {}),
+    makers: dict[str, Callable[[], Path | Absent]] = {
+        "rawquic": lambda: main,
+        "aioquic": lambda: main,
+        "tls": lambda: main,
+        "qh3": lambda: environments.python_peer("qh3"),
+        "aiopquic": lambda: environments.python_peer("aiopquic", minor=12),
+        "quinn": lambda: environments.cargo_peer("quinn"),
+        "tako": lambda: environments.cargo_peer("tako", build=build_tako),
     }
-
-
-def per_cpu_second(result: Mapping[str, Any]) -> float | None:
-    """What one second of the busier end's CPU moved: MB, or requests and the like."""
-    used = max(result.get("client_cpu") or 0.0, result.get("server_cpu") or 0.0)
-    if used < CPU_MINIMUM:
-        return None
-    moved = result["bytes"] / 1e6 if result["bytes"] else result["count"]
-    return float(moved / used)
-
-
-def work_per_cpu(work: Work, by_round: Mapping[int, Mapping[str, Any]]) -> dict[int, float]:
-    """Per round: MB, or requests and the like, for a second of the busier end's CPU."""
-    found = {}
-    for number, result in by_round.items():
-        used = max(result.get("client_cpu") or 0.0, result.get("server_cpu") or 0.0)
-        moved = result["bytes"] / 1e6 if work.unit == MBS else result.get("count", 0)
-        if used >= CPU_MINIMUM and moved and work.unit != BYTES:
-            found[number] = moved / used
-    return found
-
-
-def median(values: Mapping[int, float]) -> float | None:
-    return statistics.median(values.values()) if values else None
-
-
-def summary(values: Sequence[float]) -> dict[str, float]:
-    return {
-        "median": statistics.median(values),
-        "low": min(values),
-        "high": max(values),
-    }
-
-
-def ratios(values: Mapping[int, float], base: Mapping[int, float]) -> dict[str, float] | None:
-    """The ratio in each round that has both."""
-    both = [values[i] / base[i] for i in values if base.get(i)]
-    return summary(both) if both else None
+    return {stack: makers[stack]() for stack in makers if stack in set(stacks)}
 
 
 class Comparison:
-    def __init__(
-        self, mode: Mode, works: Iterable[str] | None = None, pairs: Iterable[str] | None = None
-    ) -> None:
-        self.mode = mode
-        quick = mode.name == "quick"
-        wanted_works, wanted_pairs = set(works or ()), set(pairs or ())
-        self.works = [
-            w for w in WORKS if (w.name in wanted_works if works else w.quick or not quick)
-        ]
-        self.pairs = [
-            p for p in PAIRS if (p.name in wanted_pairs if pairs else p.quick or not quick)
-        ]
-        with_tako = any("tako" in (p.server.stack, p.client.stack) for p in self.pairs)
-        self.programs = programs(with_tako=with_tako, build_tako=mode.name != "smoke")
+    """Every pair does every work, in rounds.
+
+    Attributes:
+        results: of each work, of each pair, of each round.
+    """
+
+    def __init__(self, mode: Mode, works: Sequence[Work], pairs: Sequence[Pair]) -> None:
+        self.mode, self.works, self.pairs = mode, works, pairs
+        stacks = {end.stack for pair in pairs for end in (pair.client, pair.server)}
+        self.programs = programs(stacks, build_tako=mode.name != "smoke")
         self.folder = CACHE / "run"
         self.logs = CACHE / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -98,7 +57,6 @@ class Comparison:
             log.unlink()
         self.files = certificates.write(self.folder)
         self.runners = {p.name: Runner(p, self.programs, self.files, self.logs) for p in self.pairs}
-        # results[work][pair][round]
         self.results: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
         self.failures: list[dict[str, str]] = []
         self.verified: dict[str, Any] = {}
@@ -167,15 +125,20 @@ class Comparison:
                 if not pair.takes(work) or pair.name in broken:
                     continue
                 try:
-                    if work.name == "idle":
-                        result = self.idle(runner, options)
-                    else:
-                        result = runner.run(work.work, options)
+                    result = self.sample(runner, work, options, number)
                 except Failed as error:
                     self.failed(pair.name, work.name, error)
                     broken.add(pair.name)
                     continue
                 taken.setdefault(pair.name, {})[number] = result
+
+    def sample(
+        self, runner: Runner, work: Work, options: dict[str, Any], number: int
+    ) -> dict[str, Any]:
+        """One pair's turn in round `number`. Raises Failed."""
+        if work.name == "idle":
+            return self.idle(runner, options)
+        return runner.run(work.work, options)
 
     def idle(self, runner: Runner, options: dict[str, Any]) -> dict[str, Any]:
         """On a fresh server, since memory that was freed before would be used again.
@@ -200,31 +163,40 @@ class Comparison:
             result = floor(provider, seconds=max(0.1, self.mode.duration))
             taken.setdefault(FLOOR.format(provider), {})[number] = result
 
+    def values(self, work: Work) -> dict[str, dict[int, float]]:
+        """What counts in this work, of each pair and floor, in each round."""
+        return {
+            pair: {
+                i: float(r[KEY[MBS]]) if pair.startswith("floor") else work.value(r)
+                for i, r in by_round.items()
+            }
+            for pair, by_round in self.results.get(work.name, {}).items()
+        }
+
     def rows(self) -> list[dict[str, Any]]:
         rows = []
         for work in self.works:
-            taken = self.results.get(work.name, {})
-            values = {
-                pair: {i: float(r["megabytes_per_second"]) for i, r in by_round.items()}
-                if pair.startswith("floor")
-                else {i: work.value(r) for i, r in by_round.items()}
-                for pair, by_round in taken.items()
-            }
-            ours = values.get(OURS, {})
-            provider = self.our_provider()
-            floor = values.get(FLOOR.format(provider), {}) if provider else {}
+            taken, values = self.results.get(work.name, {}), self.values(work)
             cpu = {pair: work_per_cpu(work, by_round) for pair, by_round in taken.items()}
             for pair, by_round in taken.items():
-                row = self.row(work, pair, by_round, values[pair], ours, floor)
+                floor = values.get(self.floor_of(pair), {})
+                row = self.row(work, pair, by_round, values[pair], values.get(OURS, {}), floor)
                 row["per_cpu_second"] = median(cpu[pair])
                 row["cpu_to_ours"] = ratios(cpu[pair], cpu.get(OURS, {}))
                 rows.append(row)
         return rows
 
-    def our_provider(self) -> str | None:
-        runner = self.runners.get(OURS)
-        aead = runner.versions.get("client", {}).get("aead", "") if runner else ""
-        return aead.partition(",")[0] if aead not in ("", "none") else None
+    def floor_of(self, pair: str) -> str:
+        """The floor with the AEAD that this pair uses; with ours where it is another stack."""
+        runner = self.runners.get(pair)
+        if runner is None or runner.pair.server.stack != "rawquic":
+            runner = self.runners.get(OURS)
+        if runner is None:
+            return ""
+        chosen = runner.pair.server.settings.get("aead")
+        return FLOOR.format(
+            chosen or runner.versions.get("server", {}).get("aead", "").split(",")[0]
+        )
 
     @staticmethod
     def row(

@@ -4,29 +4,27 @@ The first three as the cost per megabyte in CPU of the busier end, which noise h
 and delay as goodput by way of `relay.py`.
 """
 
-import json
-import signal
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from comparison import Comparison, per_cpu_second, progress, say
-from environments import ROOT
+from comparison import Comparison, progress, say
+from figures import per_cpu_second
 from matrix import End, Pair
 from pairs import Failed, Runner
+from relay import Impairment, running
 
 ROUNDS = 2
 DURATION = 0.4
 STREAMS = (1, 10, 100, 1_000, 10_000)
-OPEN_STREAMS = (0, 10, 100, 1_000, 9_000)
+OPEN_STREAMS = (0, 10, 100, 1_000, 9_900)
 CONNECTIONS = (1, 10, 100, 1_000)
 PAYLOADS = (1_200, 1_452, 4_000, 9_000, 30_000, 65_000)
 LOSSES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.05)
 DELAYS = (0, 1, 5, 20, 50, 100)  # ms one way
-LOSSY_DELAY = 5  # ms one way, so that loss meets a round-trip time
+LOSSY_DELAY = 0.005  # seconds one way, so that loss meets a round-trip time
 IMPAIRED_SIZE = 4_000_000
 DELAYED_DURATION = 1.0
 PATIENCE = 25.0
@@ -38,7 +36,7 @@ class Curves:
         self, comparison: Comparison, stacks: Sequence[str] = STACKS, rounds: int = ROUNDS
     ) -> None:
         self._comparison = comparison
-        self._stacks = [s for s in stacks if not hasattr(comparison.programs[s], "reason")]
+        self._stacks = [s for s in stacks if isinstance(comparison.programs.get(s), Path)]
         self._rounds = rounds
 
     def _runner(self, stack: str, **settings: Any) -> Runner:
@@ -149,22 +147,22 @@ class Curves:
         curve["lines"][name] = self.points(name, PAYLOADS, measure_floor, curve["title"])
         return curve
 
-    def _impaired(self, stack: str, options: dict[str, Any], *impair: str) -> float:
+    def _impaired(self, stack: str, options: dict[str, Any], impairment: Impairment) -> float:
         runner = self._runner(stack)
         try:
-            with relay(runner.port, *impair) as port:
-                result = runner.run("download", options, timeout=PATIENCE, port=port)
+            with running(("127.0.0.1", runner.port), impairment) as relay:
+                result = runner.run("download", options, timeout=PATIENCE, port=relay.port)
                 return float(result["megabytes_per_second"])
         finally:
             runner.stop()
 
     def loss(self) -> dict[str, Any]:
         def measure(stack: str, loss: float) -> float:
-            options = {"size": IMPAIRED_SIZE}
-            return self._impaired(stack, options, "--loss", str(loss), "--delay", str(LOSSY_DELAY))
+            impairment = Impairment(loss=loss, delay=LOSSY_DELAY)
+            return self._impaired(stack, {"size": IMPAIRED_SIZE}, impairment)
 
         return self.curve(
-            f"download of {IMPAIRED_SIZE / 1e6:g} MB over {LOSSY_DELAY} ms one way, by loss",
+            f"{IMPAIRED_SIZE / 1e6:g} MB down over {LOSSY_DELAY * 1e3:g} ms one way, by loss",
             "probability of loss, each way",
             "MB/s",
             LOSSES,
@@ -176,7 +174,7 @@ class Curves:
     def delay(self) -> dict[str, Any]:
         def measure(stack: str, delay: float) -> float:
             options = {"duration": DELAYED_DURATION}
-            return self._impaired(stack, options, "--delay", str(delay))
+            return self._impaired(stack, options, Impairment(delay=delay / 1e3))
 
         return self.curve(
             "download, by delay",
@@ -187,19 +185,6 @@ class Curves:
             scale="symlog",
             linear_below=1,
         )
-
-
-@contextmanager
-def relay(to: int, *arguments: str) -> Iterator[int]:
-    """A relay in a process of its own; gives its port."""
-    command = [sys.executable, str(ROOT / "bench" / "relay.py"), "--to", f"127.0.0.1:{to}"]
-    process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE)
-    try:
-        assert process.stdout is not None
-        yield int(json.loads(process.stdout.readline())["port"])
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.communicate()
 
 
 NAMES = ("streams", "open_streams", "connections", "payload", "loss", "delay")

@@ -9,10 +9,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import impaired
 import report
+import targets
 from comparison import Comparison, say
 from environments import ROOT
-from matrix import FULL, PAIRS, QUICK, SMOKE, WORKS
+from matrix import FULL, PAIRS, QUICK, SMOKE, WORKS, chosen
 
 RESULTS = ROOT / "bench" / "results"
 
@@ -38,10 +40,16 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="main works and stacks, < 3 minutes")
     parser.add_argument("--smoke", action="store_true", help="everything once and tiny: no figures")
-    names = ", ".join(work.name for work in WORKS)
-    parser.add_argument("--works", nargs="+", metavar="WORK", help=f"only these: {names}")
-    names = ", ".join(pair.name for pair in PAIRS)
-    parser.add_argument("--pairs", nargs="+", metavar="PAIR", help=f"only these: {names}")
+    parser.add_argument(
+        "--impaired",
+        action="store_true",
+        help="over links with loss, delay and so on, in place of the works; 5 minutes, --quick: 1",
+    )
+    for option, listed in (("work", WORKS), ("pair", PAIRS)):
+        names = [each.name for each in listed]
+        told = f"only these: {', '.join(names)}"
+        metavar = option.upper()
+        parser.add_argument(f"--{option}s", nargs="+", choices=names, metavar=metavar, help=told)
     parser.add_argument(
         "--no-curves", dest="curves", action="store_false", help="no scaling curves"
     )
@@ -61,19 +69,31 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def named(result: dict[str, Any], options: argparse.Namespace, suffix: str = "") -> dict[str, Any]:
+    date = result["date"].replace(":", "").replace("Z", "")
+    return {**result, "name": options.name or date + suffix}
+
+
 def measured(options: argparse.Namespace) -> dict[str, Any]:
     mode = SMOKE if options.smoke else QUICK if options.quick else FULL
-    comparison = Comparison(mode, options.works, options.pairs)
-    result = comparison.run()
-    stem = options.output / (options.name or result["date"].replace(":", "").replace("Z", ""))
-    result["name"] = stem.name
+    if options.impaired:
+        return named(impaired.run(mode, options.pairs), options, "-impaired")
+    comparison = Comparison(mode, *chosen(mode, options.works, options.pairs))
+    result = named(comparison.run(), options)
+    result["targets"] = targets.measured(comparison)
+    stem = options.output / result["name"]
     if mode is FULL and options.curves:
         import curves
 
         result["curves"] = curves.run(comparison)
+        result["targets"] += targets.of_curves(result["curves"])
     if mode is FULL and options.micro:
         result["micro"] = micro(stem)
     return result
+
+
+def written(result: dict[str, Any], folder: Path) -> Path:
+    return (impaired if "conditions" in result else report).write(result, folder)
 
 
 def main() -> int:
@@ -88,7 +108,7 @@ def main() -> int:
         return 0 if agree else 1
     if options.report:
         result = json.loads(options.report.read_text())
-        report.write(result, options.report.parent)
+        written(result, options.report.parent)
         return 0
     options.output.mkdir(parents=True, exist_ok=True)
     result = measured(options)
@@ -97,9 +117,9 @@ def main() -> int:
         return 1
     target = options.output / f"{result['name']}.json"
     target.write_text(json.dumps(result, indent=1) + "\n")
-    written = report.write(result, options.output)
-    print(report.overview(result))
-    print(f"\n{result['seconds']:.0f} s; {target} and {written}")
+    told = written(result, options.output)
+    print(impaired.overview(result) if "conditions" in result else report.overview(result))
+    print(f"\n{result['seconds']:.0f} s; {target} and {told}")
     return 0
 
 

@@ -1,6 +1,6 @@
 """What is compared: the works and their sizes, the stacks and how each is set up."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +58,7 @@ WORKS = (
     Work("handshakes-8", "handshakes", PER_SECOND, "the same, 8 at once", {"at_once": 8}, False),
     Work("idle", "idle", BYTES, "server memory for each idle connection", {"connections": 200}),
 )
+TRANSFERS = frozenset({"download", "upload", "both"})
 # Memory has hardly any noise, and each sample needs a fresh server.
 ONCE = ("idle",)
 TLS_WORKS = frozenset({"download", "upload", "both", "ping-pong", "handshakes", "idle"})
@@ -106,6 +107,18 @@ def tls(loop: str, cipher: str, *, quick: bool) -> Pair:
 
 
 OURS = "rawquic"
+WAITING = frozenset({"requests", "requests-100", "ping-pong"})
+
+
+def ours(
+    name: str, what: str, works: frozenset[str] | None, *, quick: bool = False, **settings: Any
+) -> Pair:
+    """rawquic at both ends, set up otherwise."""
+    return same(
+        f"rawquic-{name}", f"rawquic, {what}", End(OURS, settings), works=works, quick=quick
+    )
+
+
 RAWQUIC, QUINN = End("rawquic"), End("quinn")
 MIXED = frozenset(
     {"download", "upload", "requests", "requests-100", "datagrams", "datagram-echo", "handshakes"}
@@ -130,14 +143,12 @@ PAIRS = (
         MIXED | {"ping-pong"},
         quick=False,
     ),
-    same("rawquic-uvloop", "rawquic on uvloop", End("rawquic", {"loop": "uvloop"}), quick=False),
-    same(
-        "rawquic-256",
-        "rawquic, AES-256-GCM",
-        End("rawquic", {"cipher": "aes-256-gcm"}),
-        works=frozenset({"download", "upload", "both"}),
-        quick=False,
-    ),
+    ours("uvloop", "on uvloop", None, loop="uvloop"),
+    ours("256", "AES-256-GCM", TRANSFERS, quick=True, cipher="aes-256-gcm"),
+    ours("openssl", "OpenSSL's AEAD", TRANSFERS, quick=True, aead="openssl"),
+    ours("busy-poll", "busy_poll of 0.1 ms", WAITING, quick=True, busy_poll=0.0001),
+    ours("9000", "mtu_upper_bound of 9,000", TRANSFERS, mtu_upper_bound=9_000),
+    ours("small-buffers", "socket buffers of 212,992", TRANSFERS, socket_buffer=212_992),
     same(
         "rawquic-python",
         "rawquic without its extension",
@@ -160,3 +171,14 @@ class Mode:
 QUICK = Mode("quick", 0.25, 3, 100)
 FULL = Mode("full", 0.5, 4, 200)
 SMOKE = Mode("smoke", 0.02, 1, 5)
+
+
+def chosen(
+    mode: Mode, works: Sequence[str] | None, pairs: Sequence[str] | None
+) -> tuple[list[Work], list[Pair]]:
+    """What is named; all where nothing is, of the quick ones in quick mode."""
+    quick = mode is QUICK
+    return (
+        [w for w in WORKS if (w.name in works if works else w.quick or not quick)],
+        [p for p in PAIRS if (p.name in pairs if pairs else p.quick or not quick)],
+    )

@@ -2,25 +2,34 @@
 
 For kernels without netem. It sits between a client and a server on loopback, in a process of its
 own, and treats both directions alike. What it does to a packet is drawn from a seeded generator:
-the same packets in the same order meet the same fate.
+the same packets in the same order meet the same fate. What it loses itself, because its sockets'
+buffers are full, it counts apart ("unmeant"): where that is not 0, a measurement is void.
 
-    python bench/relay.py --to 127.0.0.1:4433 --delay 20 --loss 0.01 --seed 1
+    python bench/relay.py --to 127.0.0.1:4433 --delay 0.02 --loss 0.01 --seed 1
 """
 
 import argparse
 import contextlib
 import heapq
 import json
+import os
 import random
 import selectors
+import signal
 import socket
+import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
 
 Address = tuple[str, int]
-BUFFER = 4 << 20
+BUFFER = 16 << 20  # as root; others get no more than net.core.rmem_max
+# With what forces them: SO_RCVBUFFORCE and SO_SNDBUFFORCE of Linux.
+BUFFER_OPTIONS = ((socket.SO_RCVBUF, 33), (socket.SO_SNDBUF, 32))
 LARGEST = 65536
 AT_ONCE = 64  # packets of one direction before the other has its turn
 REORDER_DELAY = 0.001
@@ -31,10 +40,10 @@ class Impairment:
     """What one direction does to packets.
 
     Attributes:
-        delay, jitter: seconds; jitter is added evenly from 0, and reorders.
+        delay, jitter: seconds, one way; jitter is added evenly from 0, and reorders.
         loss, duplication, corruption, reordering: probabilities. A reordered packet is held back
             for a millisecond more; a corrupted one has one bit flipped.
-        rate: bytes per second of a bottleneck, None: none. queue: bytes that wait at it; what
+        rate: bytes per second of a bottleneck, None: none. queue: packets that wait at it; what
             comes on top is lost.
     """
 
@@ -45,7 +54,12 @@ class Impairment:
     corruption: float = 0.0
     reordering: float = 0.0
     rate: float | None = None
-    queue: int = 256 * 1024
+    queue: int = 100
+
+    def arguments(self) -> list[str]:
+        """As main() takes them."""
+        changed = (f.name for f in fields(self) if getattr(self, f.name) != f.default)
+        return [text for name in changed for text in (f"--{name}", repr(getattr(self, name)))]
 
 
 @dataclass
@@ -64,7 +78,7 @@ class Direction:
     def __init__(self, impairment: Impairment, seed: int) -> None:
         self._is = impairment
         self._random = random.Random(seed)
-        self._free_at = 0.0  # when the bottleneck has sent what it has
+        self._leaving: deque[float] = deque()  # when each packet at the bottleneck has left it
         self.count = Count()
 
     def fates(self, packet: bytes, now: float) -> Iterator[tuple[float, bytes]]:
@@ -77,12 +91,14 @@ class Direction:
             self.count.lost += 1
             return
         if what.rate is not None:
-            self._free_at = max(self._free_at, now)
-            if round((self._free_at - now) * what.rate) + len(packet) > what.queue:
+            leaving = self._leaving
+            while leaving and leaving[0] <= now:
+                leaving.popleft()
+            if len(leaving) > what.queue:  # one of them is being sent and does not wait
                 self.count.queue_full += 1
                 return
-            self._free_at += len(packet) / what.rate
-            now = self._free_at
+            now = (leaving[-1] if leaving else now) + len(packet) / what.rate
+            leaving.append(now)
         if spoil < what.corruption:
             self.count.corrupted += 1
             spoiled = bytearray(packet)
@@ -105,7 +121,8 @@ class Relay:
     def __init__(self, to: Address, impairment: Impairment, seed: int = 1) -> None:
         self._to = to
         self._directions = (Direction(impairment, seed), Direction(impairment, seed + 1))
-        self._selector = selectors.DefaultSelector()
+        # select(2), since epoll_wait(2) counts in milliseconds: that would send packets in bunches.
+        self._selector = selectors.SelectSelector()
         self._listening = self._socket()
         self._listening.bind(("127.0.0.1", 0))
         self._selector.register(self._listening, selectors.EVENT_READ, None)
@@ -113,22 +130,36 @@ class Relay:
         # (when, a number that keeps the order, how to send, the bytes)
         self._waiting: list[tuple[float, int, Callable[[bytes], object], bytes]] = []
         self._number = 0
+        self._unsent = 0
 
     @property
     def port(self) -> int:
         port: int = self._listening.getsockname()[1]
         return port
 
-    def counts(self) -> dict[str, dict[str, int]]:
+    def counts(self) -> dict[str, Any]:
         up, down = self._directions
-        return {"up": asdict(up.count), "down": asdict(down.count)}
+        return {"up": asdict(up.count), "down": asdict(down.count), "unmeant": self._unmeant()}
+
+    def _unmeant(self) -> int:
+        """Packets that were lost here without being meant to, with what the kernel dropped."""
+        own = {str(os.fstat(s.fileno()).st_ino) for s in (self._listening, *self._servers.values())}
+        try:
+            lines = Path("/proc/net/udp").read_text().splitlines()[1:]
+        except OSError:
+            lines = []
+        columns = (line.split() for line in lines)
+        return self._unsent + sum(int(column[12]) for column in columns if column[9] in own)
 
     @staticmethod
     def _socket() -> socket.socket:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         sock.setblocking(False)
-        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-            sock.setsockopt(socket.SOL_SOCKET, option, BUFFER)
+        for option, forced in BUFFER_OPTIONS:
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, forced, BUFFER)
+            except OSError:
+                sock.setsockopt(socket.SOL_SOCKET, option, BUFFER)
         return sock
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> None:
@@ -186,10 +217,13 @@ class Relay:
             _, _, send, data = heapq.heappop(self._waiting)
             self._send(send, data)
 
-    @staticmethod
-    def _send(send: Callable[[bytes], object], data: bytes) -> None:
-        with contextlib.suppress(BlockingIOError, ConnectionRefusedError):
-            send(data)  # or lost, as anywhere
+    def _send(self, send: Callable[[bytes], object], data: bytes) -> None:
+        try:
+            send(data)
+        except BlockingIOError:
+            self._unsent += 1
+        except ConnectionRefusedError:
+            pass  # an end has gone
 
     def close(self) -> None:
         self._selector.close()
@@ -197,38 +231,55 @@ class Relay:
             sock.close()
 
 
+@dataclass
+class Running:
+    """A relay in a process of its own; `counts` is filled when it ends."""
+
+    port: int
+    counts: dict[str, Any] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def running(to: Address, impairment: Impairment, seed: int = 1) -> Iterator[Running]:
+    command = [sys.executable, __file__, "--to", f"{to[0]}:{to[1]}", "--seed", str(seed)]
+    process = subprocess.Popen([*command, *impairment.arguments()], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        relay = Running(int(json.loads(process.stdout.readline())["port"]))
+        yield relay
+    finally:
+        process.terminate()
+        said, _ = process.communicate()
+    relay.counts = json.loads(said)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="A UDP relay that impairs.")
+    parser = argparse.ArgumentParser(description="A UDP relay that impairs, both ways.")
     parser.add_argument("--to", required=True, metavar="HOST:PORT", help="the server")
-    parser.add_argument("--delay", type=float, default=0.0, help="ms, one way")
-    parser.add_argument("--jitter", type=float, default=0.0, help="ms")
-    for name in ("loss", "duplication", "corruption", "reordering"):
-        parser.add_argument(f"--{name}", type=float, default=0.0, help="probability, 0 to 1")
-    parser.add_argument("--rate", type=float, help="MB/s of a bottleneck")
-    parser.add_argument("--queue", type=int, default=256 * 1024, help="bytes before it")
+    helps = {
+        "delay": "seconds, one way",
+        "jitter": "seconds, on top of it",
+        "rate": "bytes per second of a bottleneck",
+        "queue": "packets that wait there",
+    }
+    for each in fields(Impairment):
+        kind = int if each.name == "queue" else float
+        told = helps.get(each.name, "probability, 0 to 1")
+        parser.add_argument(f"--{each.name}", type=kind, default=each.default, help=told)
     parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args(arguments)
-    host, _, port = given.to.rpartition(":")
-    impairment = Impairment(
-        delay=given.delay / 1e3,
-        jitter=given.jitter / 1e3,
-        loss=given.loss,
-        duplication=given.duplication,
-        corruption=given.corruption,
-        reordering=given.reordering,
-        rate=given.rate * 1e6 if given.rate else None,
-        queue=given.queue,
-    )
-    relay = Relay((host, int(port)), impairment, given.seed)
+    given = vars(parser.parse_args(arguments))
+    host, _, port = given.pop("to").rpartition(":")
+    seed = given.pop("seed")
+    relay = Relay((host, int(port)), Impairment(**given), seed)
     sys.stdout.write(json.dumps({"port": relay.port}) + "\n")
     sys.stdout.flush()
-    try:
-        relay.run()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.stdout.write(json.dumps(relay.counts()) + "\n")
-        relay.close()
+    told: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: told.append(number))
+    parent = os.getppid()
+    relay.run(lambda: bool(told) or os.getppid() != parent)  # ends with who started it
+    sys.stdout.write(json.dumps(relay.counts()) + "\n")
+    relay.close()
 
 
 if __name__ == "__main__":

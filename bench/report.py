@@ -131,7 +131,7 @@ def _detail(result: Row, work: str, about: Row) -> str:
     return "\n".join(parts)
 
 
-def _machine(facts: Row) -> str:
+def machine_line(facts: Row) -> str:
     buffers = f"{facts['receive_buffer_granted']:,} and {facts['send_buffer_granted']:,}"
     offload = ", ".join(
         f"{name.upper()} {'yes' if facts[name] else 'no'}" for name in ("gso", "gro")
@@ -145,7 +145,7 @@ def _machine(facts: Row) -> str:
     )
 
 
-def _versions(result: Row) -> str:
+def versions_table(result: Row) -> str:
     lines = []
     for name, pair in result["pairs"].items():
         if pair["absent"]:
@@ -177,14 +177,16 @@ def write(result: Row, folder: Path) -> Path:
     pictures = plots.draw(result, folder)
     parts = [
         f"# Comparison of {result['date']} ({result['mode']['name']})",
-        _machine(result["machine"]),
+        machine_line(result["machine"]),
         HOW,
         "## All works, all stacks",
         "Medians; in brackets the ratio to ours.",
         overview(result),
     ]
     parts += [f"![{picture.stem}]({picture.name})" for picture in pictures]
-    parts += ["## What ran", _versions(result), _verified(result)]
+    if result.get("targets"):
+        parts += ["## What is to be reached", _targets(result["targets"])]
+    parts += ["## What ran", versions_table(result), _verified(result)]
     parts.append("## Each work")
     parts += [_detail(result, work, about) for work, about in result["works"].items()]
     if result["failures"]:
@@ -197,6 +199,15 @@ def write(result: Row, folder: Path) -> Path:
         )
     target.write_text("\n\n".join(parts) + "\n")
     return target
+
+
+def _targets(targets: Sequence[Row]) -> str:
+    lines = []
+    for told in targets:
+        bar = f"≥ {told['least']:,g}" if "least" in told else f"≤ {told['most']:,g}"
+        verdict = "yes" if told["reached"] else "**no**"
+        lines.append([told["work"], told["figure"], bar, ratio(told), verdict])
+    return table(["work", "figure", "bar", "measured", "reached"], lines)
 
 
 def _verified(result: Row) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
 
-from relay import Direction, Impairment, Relay
+from relay import Direction, Impairment, Relay, running
 
 PACKETS = [bytes([i % 256]) * 100 for i in range(2000)]
 
@@ -59,12 +59,22 @@ def test_delay_is_added():
 
 
 def test_a_bottleneck_spaces_packets_and_its_queue_overflows():
-    direction = Direction(Impairment(rate=100_000, queue=1000), 1)
+    """One is being sent while nine wait; the size of those that wait is no matter."""
+    direction = Direction(Impairment(rate=100_000, queue=9), 1)
     told = [list(direction.fates(bytes(100), 0.0)) for _ in range(20)]
     passed = [fate[0][0] for fate in told if fate]
     assert len(passed) == 10
     assert direction.count.queue_full == 10
     assert passed == pytest.approx([0.001 * (i + 1) for i in range(10)])
+
+
+def test_a_bottleneck_takes_packets_again_when_others_have_left_it():
+    direction = Direction(Impairment(rate=100_000, queue=1), 1)
+    assert [len(list(direction.fates(bytes(100), 0.0))) for _ in range(3)] == [1, 1, 0]
+    [(at, _)] = direction.fates(bytes(200), 0.0015)
+    assert at == pytest.approx(0.004)  # behind the second one, which leaves at 0.002
+    [(at, _)] = direction.fates(bytes(100), 1.0)
+    assert at == pytest.approx(1.001)
 
 
 def test_packets_of_two_clients_go_there_and_back():
@@ -88,5 +98,37 @@ def test_packets_of_two_clients_go_there_and_back():
         finally:
             stop.set()
             thread.join()
-            relay.close()
-    assert relay.counts()["up"]["packets"] == relay.counts()["down"]["packets"] == 2
+        assert relay.counts()["up"]["packets"] == relay.counts()["down"]["packets"] == 2
+        assert relay.counts()["unmeant"] == 0
+        relay.close()
+
+
+def test_what_the_relay_loses_itself_is_counted(monkeypatch):
+    monkeypatch.setattr("relay.BUFFER", 4096)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        relay = Relay(("127.0.0.1", 9), Impairment())
+        for _ in range(200):  # nobody reads them
+            client.sendto(bytes(1400), ("127.0.0.1", relay.port))
+        for _ in range(200):
+            relay.turn(0.0)
+        taken = relay.counts()["up"]["packets"]
+        assert 0 < taken < 200
+        assert relay.counts()["unmeant"] == 200 - taken
+        relay.close()
+
+
+def test_in_a_process_of_its_own_it_does_what_it_is_told_and_counts():
+    impairment = Impairment(duplication=1.0, rate=1e6, queue=7)
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(10)
+        with running(server.getsockname(), impairment, seed=3) as relay:
+            client.sendto(b"twice", ("127.0.0.1", relay.port))
+            assert [server.recv(100) for _ in range(2)] == [b"twice"] * 2
+        assert relay.counts["up"]["duplicated"] == relay.counts["up"]["packets"] == 1
+        assert relay.counts["down"]["packets"] == 0
+    assert Impairment().arguments() == []
+    assert impairment.arguments() == ["--duplication", "1.0", "--rate", "1000000.0", "--queue", "7"]

@@ -11,12 +11,16 @@ from pathlib import Path
 import pytest
 
 import rawquic
+from rawquic import perf
 
 pytest.importorskip("click")
 pytest.importorskip("rich")
 
+from rawquic.cli.app import cli
+from rawquic.cli.perf import _print_table
+
 PROGRAM = [sys.executable, "-m", "rawquic", "perf"]
-ENVIRON = {**os.environ, "PYTHONPATH": str(Path(rawquic.__file__).parents[1]), "COLUMNS": "160"}
+ENVIRON = {**os.environ, "PYTHONPATH": str(Path(rawquic.__file__).parents[1]), "COLUMNS": "80"}
 SECONDS = 60
 TINY = ("--duration", "0.05")
 
@@ -48,6 +52,22 @@ def test_prints_a_row_for_every_work():
     for work in ("download", "upload", "both", "requests", "datagram-echo", "handshakes"):
         assert re.search(rf"{work} +│ +[\d,.]+ (MB/s|/s)", result.stdout), result.stdout
     assert f"backend {rawquic.backend_info()['backend']}" in result.stdout
+
+
+def test_large_figures_fit_into_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    latency = {"p50": 123_456.7, "p90": 1_234_567.8, "p99": 2_345_678.9, "max": 3_456_789.0}
+    calls = {"socket_send_calls": 10, "socket_receive_calls": 10, "packets_lost": 1_234_567}
+    calls |= {"socket_datagrams_sent": 1234, "socket_datagrams_received": 2345}
+    calls |= {"bytes_retransmitted": 765_432_100}
+    result = perf.Result("hashed-download", 2.0, 10**9, 98_765_432, latency=latency)
+    result.client_cpu, result.server_cpu, result.client_counters = 12.34, 23.45, calls
+    _print_table([result], True)
+    shown = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    cells = ["hashed-download", "49,382,716 /s", "123,457", "1,234,568", "2,345,679", "3,456,789"]
+    for cell in [*cells, "12.34", "23.45", "123.4, 234.5", "1234567", "765.4 MB"]:
+        assert re.search(rf"(?<![\d.]){cell}(?![\d.])", shown), (cell, shown)
 
 
 def test_json_has_every_figure_and_the_proof():
@@ -91,3 +111,15 @@ def test_a_failed_connection_says_what_helps():
     assert result.returncode == 1
     [line] = result.stderr.splitlines()
     assert "certificate" in line and "--pin SHA256" in line
+
+
+def commands(command, path=()):
+    yield path, command
+    for name, each in getattr(command, "commands", {}).items():
+        yield from commands(each, (*path, name))
+
+
+@pytest.mark.parametrize(("path", "command"), list(commands(cli)))
+def test_every_option_says_what_it_does(path, command):
+    silent = [p.opts for p in command.params if p.param_type_name == "option" and not p.help]
+    assert not silent

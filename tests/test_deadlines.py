@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rawquic.endpoint import deadlines
-from rawquic.endpoint.deadlines import FEW, Deadlines
+from rawquic.endpoint.deadlines import AT_ONCE, FEW, Deadlines
 
 
 class Timer:
@@ -95,6 +95,21 @@ def test_one_that_is_called_may_set_another(loop: Any) -> None:
     queue.arm()
     loop.run_until(1010.0)
     assert times == [1001.0, 1002.0, 1003.0]
+
+
+def test_many_that_are_due_leave_turns_to_others(
+    queue: Deadlines[Any], loop: Loop, called: list[tuple[Any, float]]
+) -> None:
+    for owner in range(AT_ONCE + 1):
+        queue.set(owner, 1001.0)
+    queue.arm()
+    [timer] = loop.timers
+    loop.now = 1002.0
+    timer.callback()
+    assert [owner for owner, _ in called] == list(range(AT_ONCE))
+    assert loop.timers[-1].at == loop.now  # the loop reads its sockets before
+    loop.run_until(1002.0)
+    assert called[-1][0] == AT_ONCE
 
 
 def test_what_is_forgotten_or_replaced_is_let_go(queue: Deadlines[Any]) -> None:

@@ -19,6 +19,7 @@ from loopback import Certificate, Relay, echo, error_of, pair, until, waiting, w
 
 import rawquic
 from rawquic import ClosedByPeer, Config, IdleTimeout, StatelessReset
+from rawquic.endpoint.deadlines import AT_ONCE
 from rawquic.endpoint.io import ReaderIO, TransportIO
 
 pytestmark = pytest.mark.timeout(30)
@@ -516,6 +517,25 @@ async def test_a_connection_that_breaks_takes_no_other_with_it(
         assert "internal error" in str(first.close_reason)
         assert any("broke" in record.getMessage() for record in caplog.records)
         await until(lambda: len(server.sessions) == 1)  # the peer was told (RFC 9000 §11)
+
+
+async def test_many_connections_that_send_leave_turns_for_reading(certificate: Certificate) -> None:
+    async with rawquic.serve(echo, "127.0.0.1", 0, **certificate.server) as server:
+        async with rawquic.Endpoint(("127.0.0.1", 0)) as endpoint:
+            target = server.local_address
+            sessions = [
+                await within(endpoint.connect(*target, **certificate.client))
+                for _ in range(AT_ONCE + 3)
+            ]
+            udp = sessions[0]._link.endpoint
+            await until(lambda: not udp._dirty)
+            for session in sessions:
+                udp.flush_soon(session._link)
+            udp._flush()
+            assert len(udp._dirty) == 3
+            await until(lambda: not udp._dirty)
+        # The end of the endpoint tells them all, in one turn (RFC 9000 §10.2).
+        await until(lambda: not server.sessions)
 
 
 async def test_busy_polling_lets_other_tasks_run(certificate: Certificate) -> None:

@@ -174,6 +174,34 @@ def test_probes_carry_data_and_are_small_from_the_second_on() -> None:
     assert bytes(reader.data[stream_id]) == bytes(range(256)) * 40
 
 
+def time_to_the_first_probe(size: int) -> tuple[float, Pair]:
+    """Until the server probes where what it wrote arrives and every acknowledgement gets lost."""
+    pair, _ = tapped()
+    assert transfer(pair, pair.server, bytes(300 * KIB)) == bytes(300 * KIB)  # a steady RTT
+    pair.run(1.0)
+    pair.keep = lambda source, data: source is pair.server
+    Writer(pair, pair.server, bytes(size))
+    begin, before = pair.now, pair.server.plane.inspect()["ptos"]
+    pair.run_until(lambda: pair.server.plane.inspect()["ptos"] > before)
+    return pair.now - begin, pair
+
+
+def test_where_an_acknowledgement_is_due_at_once_the_first_probe_comes_soon() -> None:
+    """RFC 9000 §13.2.2: a lost ACK of a whole window must not cost the peer's max_ack_delay."""
+    time, pair = time_to_the_first_probe(5 * KIB)
+    assert time < pair.server.probe_timeout() - 0.020
+    assert time > pair.server.statistics().rtt_min + 0.004
+    begin, probes = pair.now, pair.server.plane.inspect()["ptos"]
+    pair.run_until(lambda: pair.server.plane.inspect()["ptos"] > probes)  # RFC 9002 §6.2.1
+    assert pair.now - begin == pytest.approx(2 * pair.server.probe_timeout(), rel=0.01)
+
+
+def test_a_single_packet_may_be_acknowledged_late() -> None:
+    """RFC 9002 §6.2.1: with the peer's max_ack_delay."""
+    time, pair = time_to_the_first_probe(100)
+    assert time == pytest.approx(pair.server.probe_timeout(), rel=0.01)
+
+
 def test_a_tail_loss_is_repaired_by_a_probe() -> None:
     pair, tap = tapped()
     tap.lose_first(*STREAM)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import rawquic
-from rawquic.perf import ALPN, WORKS, Options, percentiles, run, serve_perf, verify, works
+from rawquic.perf import ALPN, WORKS, Options, percentiles, run, serve_perf, server, verify, works
 from rawquic.perf.measure import report
 from rawquic.perf.protocol import (
     CLOSE,
@@ -126,7 +126,7 @@ async def test_random_bytes_come_with_their_digest(session):
     assert hashlib.sha256(answer[:123_456]).digest() == answer[123_456:]
 
 
-@pytest.mark.parametrize("rest", [b"", b"\0" * 7, word(1) + b"x", word(1 << 40)])
+@pytest.mark.parametrize("rest", [b"", b"\0" * 7, word(1) + b"x", bytes(1 << 17)])
 async def test_a_bad_random_request_is_reset(session, rest):
     with pytest.raises(rawquic.StreamReset):
         await ask(session, word(RANDOM) + rest)
@@ -235,6 +235,39 @@ async def test_verify_notices_a_changed_byte():
             await verify(session, 100_000)
 
 
+async def test_a_hashed_download_notices_a_changed_byte_and_a_missing_one(monkeypatch):
+    real = server._random
+    for wrong in (lambda data: data[:-1], lambda data: data[:-1] + bytes([data[-1] ^ 1])):
+
+        class Sending:
+            def __init__(self, send, wrong=wrong):
+                self.send, self.wrong = send, wrong
+
+            async def write(self, data):
+                await self.send.write(self.wrong(data) if len(data) == 1000 else data)
+
+            def finish(self):
+                self.send.finish()
+
+        async def changed(send, recv, rest, wrapper=Sending):
+            await real(wrapper(send), recv, rest)
+
+        monkeypatch.setattr(server, "_random", changed)
+        async with perf_server() as connect:
+            with pytest.raises(Corrupted, match="SHA-256"):
+                await run("hashed-download", connect, Options(size=server.CHUNK + 1000))
+
+
+async def test_a_hashed_download_tells_the_longest_time_without_progress(connect, monkeypatch):
+    """By a clock that ticks a second at each look: one look for each read."""
+    ticks = itertools.count()
+    monkeypatch.setattr(works, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    result = await run("hashed-download", connect, Options(size=200_000))
+    assert result.bytes == 200_000
+    assert result.stall == 1
+    assert result.seconds >= 2
+
+
 OPTIONS = Options(duration=0.1, size=300_000, count=20, connections=2, at_once=3)
 
 
@@ -244,7 +277,14 @@ async def test_every_work_measures_both_ends(connect, work):
     assert result.work == work
     assert result.seconds > 0
     assert result.client_cpu > 0
-    moved = {"download": 300_000, "upload": 300_000, "both": 600_000, "idle": 0, "handshakes": 0}
+    moved = {
+        "download": 300_000,
+        "hashed-download": 300_000,
+        "upload": 300_000,
+        "both": 600_000,
+        "idle": 0,
+        "handshakes": 0,
+    }
     if work in moved:
         assert result.bytes == moved[work]
     else:

@@ -19,6 +19,7 @@ class Settings:
     Attributes:
         certfile, keyfile, cafile: PEM files; the client verifies the chain against `cafile`.
         udp_payload: bytes of UDP payload. windows: flow control, bytes.
+        mtu_upper_bound: up to which rawquic's MTU discovery tries; 0: it tries nothing.
         send_buffer: written and not acknowledged bytes. socket_buffer: asked of the kernel.
         cipher: "aes-128-gcm", "aes-256-gcm" or "chacha20-poly1305".
         loop: "asyncio" or "uvloop".
@@ -33,6 +34,7 @@ class Settings:
     cafile: str
     host: str = "127.0.0.1"
     udp_payload: int = 1452
+    mtu_upper_bound: int = 0
     stream_window: int = 4 << 20
     window: int = 8 << 20
     send_buffer: int = 4 << 20

@@ -31,7 +31,7 @@ def config(settings: Settings) -> rawquic.Config:
         receive_window=settings.window,
         send_window=settings.send_buffer,
         initial_mtu=settings.udp_payload,
-        mtu_upper_bound=settings.udp_payload,
+        mtu_upper_bound=settings.mtu_upper_bound or settings.udp_payload,
         congestion_control=settings.congestion or "cubic",
         enable_gso=settings.gso,
         enable_gro=settings.gro,

@@ -25,7 +25,13 @@ PUBLIC = 0o644
 @click.option(
     "--days", type=click.IntRange(1, MAX_DAYS), default=14, show_default=True, help="Valid for."
 )
-@click.option("--out-cert", type=click.Path(path_type=Path), default="cert.pem", show_default=True)
+@click.option(
+    "--out-cert",
+    type=click.Path(path_type=Path),
+    default="cert.pem",
+    show_default=True,
+    help="Where the certificate goes, PEM.",
+)
 @click.option(
     "--out-key",
     type=click.Path(path_type=Path),

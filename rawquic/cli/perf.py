@@ -34,7 +34,7 @@ RAN = ("RAWQUIC_PERF_BACKEND", "1")  # set once the chosen backend runs
 TICK = 0.1
 MARGIN = 2.0  # a work takes about twice its duration, with what comes before it
 OF_A_WORK = [field.name for field in dataclasses.fields(Options) if field.name != "batch"]
-USUAL = tuple(name for name in WORKS if name != "idle")
+USUAL = tuple(name for name in WORKS if name not in ("idle", "hashed-download"))
 
 
 @click.group()
@@ -50,6 +50,12 @@ def perf() -> None:
     """
 
 
+def size_option(name: str, default: str, told: str) -> Callable[[Command], Command]:
+    return click.option(
+        name, type=byte_size, metavar="SIZE", default=default, show_default=True, help=told
+    )
+
+
 def transport_options(command: Command) -> Command:
     """The options of both ends that say how connections are set up."""
     for option in reversed(
@@ -61,15 +67,16 @@ def transport_options(command: Command) -> Command:
                 show_default=True,
                 help="Bytes of UDP payload of a packet.",
             ),
-            click.option("--stream-window", type=byte_size, metavar="SIZE", default="4MiB"),
-            click.option("--receive-window", type=byte_size, metavar="SIZE", default="8MiB"),
-            click.option("--send-window", type=byte_size, metavar="SIZE", default="4MiB"),
+            size_option("--stream-window", "4MiB", "Unread bytes that a stream may hold."),
+            size_option("--receive-window", "8MiB", "The same of all streams together."),
+            size_option("--send-window", "4MiB", "Written bytes that wait for their ACK, at most."),
             click.option("--congestion", default="cubic", show_default=True, help="Or newreno."),
             click.option(
                 "--cipher",
                 type=click.Choice(["aes-128", "aes-256", "chacha20"]),
                 default="aes-128",
                 show_default=True,
+                help="What encrypts packets, GCM with AES.",
             ),
             click.option("--no-gso", is_flag=True, help="No segmentation offload."),
             click.option("--no-gro", is_flag=True, help="No receive offload."),
@@ -158,7 +165,7 @@ def server(
     "works",
     type=click.Choice(list(WORKS)),
     multiple=True,
-    help="What to measure; repeat it for more (default: all but idle).",
+    help="What to measure; repeat it for more (default: all but idle and hashed-download).",
 )
 @click.option(
     "--duration",
@@ -169,7 +176,13 @@ def server(
 )
 @click.option("--size", type=byte_size, metavar="SIZE", help="Of a transfer, in place of a time.")
 @click.option("--count", type=click.IntRange(1), help="Requests and the like, in place of a time.")
-@click.option("--streams", type=click.IntRange(1, MANY_STREAMS), default=1, show_default=True)
+@click.option(
+    "--streams",
+    type=click.IntRange(1, MANY_STREAMS),
+    default=1,
+    show_default=True,
+    help="That share a transfer, on each connection.",
+)
 @click.option(
     "--open-streams",
     type=click.IntRange(0, MANY_STREAMS),
@@ -190,15 +203,24 @@ def server(
     show_default=True,
     help="Requests or handshakes under way, on each connection.",
 )
-@click.option("--request-size", type=byte_size, metavar="SIZE", default="64")
-@click.option("--answer-size", type=byte_size, metavar="SIZE", default="64")
-@click.option("--datagram-size", type=byte_size, metavar="SIZE", default="1100")
-@click.option("--window", type=click.IntRange(1), default=256, help="Datagrams in flight.")
+@size_option("--request-size", "64", "Of a request, the first 8 bytes included.")
+@size_option("--answer-size", "64", "Of its answer.")
+@size_option("--datagram-size", "1100", "Of a datagram.")
+@click.option(
+    "--window", type=click.IntRange(1), default=256, show_default=True, help="Datagrams in flight."
+)
 @click.option("--one-by-one", is_flag=True, help="Datagrams: a call for each one.")
 @click.option(
     "--verify/--no-verify", "proved", default=True, help="First move random bytes and compare."
 )
-@click.option("--pin", "pins", type=sha256, metavar="SHA256", multiple=True)
+@click.option(
+    "--pin",
+    "pins",
+    type=sha256,
+    metavar="SHA256",
+    multiple=True,
+    help="Trust the certificate with this hash; repeat it for more.",
+)
 @click.option("--cafile", type=PEM_FILE, help="Trust these PEM certificates.")
 @click.option("--insecure", is_flag=True, help="Trust any certificate.")
 @click.option("--server-name", help="To be verified, in place of HOST.")
@@ -314,18 +336,27 @@ async def _nothing(work: str) -> None:
     """Progress that nobody looks at."""
 
 
+LATENCIES = ("p50", "p90", "p99", "max")
+TAKEN = (
+    "CPU s\nclient",
+    "CPU s\nserver",
+    "packets per call\nout, in",
+    "packets\nlost",
+    "sent\nagain",
+)
+
+
 def _print_table(results: Sequence[Result], proved: bool) -> None:
+    """How fast, and what it took, in two tables: both fit into 80 columns."""
     title = "rawquic perf" + (", every byte of the proof came back" if proved else "")
-    table = Table(title=title)
-    columns = ("work", "rate", "p50", "p90", "p99", "max", "CPU s\nclient", "CPU s\nserver")
-    for column in (*columns, "per call\nout, in", "lost", "sent\nagain"):
-        table.add_column(column, justify="left" if column == "work" else "right")
+    fast = _table(title, "work", "rate", *(f"{name} µs" for name in LATENCIES))
+    took = _table("", "work", *TAKEN)
     for result in results:
         told = result.latency
-        table.add_row(
+        latencies = (f"{told[name]:,.0f}" if told else "" for name in LATENCIES)
+        fast.add_row(result.work, _rate(result), *latencies)
+        took.add_row(
             result.work,
-            _rate(result),
-            *(f"{told[name]:,.0f} µs" if told else "" for name in ("p50", "p90", "p99", "max")),
             _seconds(result.client_cpu),
             _seconds(result.server_cpu),
             _per_call(result),
@@ -335,7 +366,16 @@ def _print_table(results: Sequence[Result], proved: bool) -> None:
                 + result.server_counters.get("bytes_retransmitted", 0)
             ),
         )
-    Console(highlight=False).print(table)
+    Console(highlight=False).print(fast, "", took)
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    # A figure that does not fit goes on in the next line, and is never cut.
+    table = Table(title=title, title_justify="left", show_edge=False)
+    table.add_column(first, overflow="fold")
+    for column in others:
+        table.add_column(column, justify="right", overflow="fold")
+    return table
 
 
 def _rate(result: Result) -> str:

@@ -9,6 +9,9 @@ from typing import Generic, TypeVar
 
 SLACK = 0.0001  # seconds; the loop may call a timer that much early
 FEW = 64  # forgotten entries that are not worth to be swept
+# Connections of one turn of the loop: what has arrived for others may make their deadlines void,
+# and it must be read before the buffer is full.
+AT_ONCE = 32
 
 
 Owner = TypeVar("Owner", bound=Hashable)
@@ -70,9 +73,11 @@ class Deadlines(Generic[Owner]):
     def _on_timer(self) -> None:
         self._timer = None
         now = time.monotonic() + SLACK
-        while not self._closed and self._heap and self._heap[0][0] <= now:
+        called = 0
+        while not self._closed and self._heap and self._heap[0][0] <= now and called < AT_ONCE:
             _, _, owners = heapq.heappop(self._heap)
             if owners:
+                called += 1
                 del self._entries[owners[0]]
                 self._on_due(owners[0], now)
         self.arm()

@@ -6,6 +6,7 @@ sessions only through `Link.on_events`.
 
 import asyncio
 import errno
+import itertools
 import logging
 import os
 import secrets
@@ -20,7 +21,7 @@ from ..backend import BACKEND
 from ..config import Config
 from ..connection.interface import Address, Connection, address_text
 from ..errors import ConnectionRefused, HandshakeFailed, SessionError
-from .deadlines import Deadlines
+from .deadlines import AT_ONCE, Deadlines
 from .io import (
     BATCH,
     Incoming,
@@ -320,7 +321,9 @@ class UdpEndpoint:
     def _flush_all(self) -> None:
         if self.closed or self._blocked:
             return
-        dirty, self._dirty = self._dirty, {}
+        dirty = list(itertools.islice(self._dirty, AT_ONCE))
+        for link in dirty:
+            del self._dirty[link]
         now = time.monotonic()
         for link in dirty:
             if link in self._links and not link.connection.sends_itself():
@@ -329,6 +332,8 @@ class UdpEndpoint:
         for link in dirty:
             if link in self._links:
                 self._flush_connection(link)
+        if self._dirty:
+            self._schedule_flush()
         self._deadlines.arm()
 
     def _flush_connection(self, link: Link) -> None:
@@ -423,7 +428,8 @@ class UdpEndpoint:
             self._after(link)  # whoever waits for its handshake hears of it
             self._dirty[link] = None
         try:
-            self._flush()
+            for _ in range(0, len(self._dirty) + 1, AT_ONCE):
+                self._flush()
             waits = [item.round_trip for item in self._lingering if item.packets]
             if waits and not self.dead:
                 # Long enough to answer a peer that was still sending when our close got lost.

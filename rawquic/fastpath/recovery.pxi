@@ -9,6 +9,12 @@ cdef enum:
     PROBES = 2                # packets per PTO (§6.2.4)
     PTO_BACKOFF_MOST = 12
 
+cdef extern from *:
+    """
+    #define AT_ONCE 4e-3  /* what a peer's event loop takes to acknowledge "at once" */
+    """
+    const double AT_ONCE
+
 # What an ACK frame brought.
 cdef struct AckFacts:
     uint64_t bytes            # newly acknowledged, in flight
@@ -330,6 +336,12 @@ cdef double plane_pto_at(DataPlane self) noexcept:
     """When the probe timeout fires; 0: it is not armed (RFC 9002 §6.2.1, §6.2.2.1)."""
     if self.eliciting_in_flight == 0 or not self.confirmed or self.allowance == 0:
         return 0
+    # RFC 9000 §13.2.2: a second packet is acknowledged at once. So the first probe need not wait
+    # for the peer's longest delay where more than one is in flight (as RFC 8985 §7.2 has it): else
+    # a lost ACK of all of a small window costs many round trips.
+    if self.pto_count == 0 and self.eliciting_in_flight > 1:
+        return self.last_eliciting_at + rtt_pto(&self.rtt) - max(
+            0.0, self.rtt.max_ack_delay - AT_ONCE)
     return self.last_eliciting_at + rtt_pto(&self.rtt) * <double>(
         1 << min(self.pto_count, <unsigned int>PTO_BACKOFF_MOST))
 

@@ -108,7 +108,8 @@ class Result:
     """One work, measured once.
 
     `count` is of requests, datagrams or connections, `bytes` of application data in the measured
-    direction (both directions for "both"). `lost` counts datagrams. The `client_` and `server_`
+    direction (both directions for "both"). `lost` counts datagrams. `stall` is the longest time, in
+    seconds, in which the reader of a "hashed-download" got nothing. The `client_` and `server_`
     figures are differences over the measured time; `server_` ones are empty where the server does
     not report.
     """
@@ -118,6 +119,7 @@ class Result:
     bytes: int = 0
     count: int = 0
     lost: int = 0
+    stall: float | None = None
     latency: dict[str, float] = field(default_factory=dict)
     client_cpu: float | None = None
     server_cpu: float | None = None

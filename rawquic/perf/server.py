@@ -37,7 +37,6 @@ log = logging.getLogger("rawquic.perf")
 CHUNK = 65536
 BLOCK = os.urandom(CHUNK)  # what downloads consist of
 LARGEST_CODE = (1 << 62) - 1
-RANDOM_LIMIT = 1 << 28  # a request for random bytes makes them in one piece
 
 
 @dataclass
@@ -176,16 +175,18 @@ async def _send_all(send: Sending, data: bytes) -> None:
 
 
 async def _random(send: Sending, recv: Receiving, rest: bytes) -> None:
-    while more := await recv.read(CHUNK):
+    while len(rest) <= WORD and (more := await recv.read(CHUNK)):
         rest += more
-    size = int.from_bytes(rest[:WORD])
-    if len(rest) != WORD or size > RANDOM_LIMIT:
+    if len(rest) != WORD:
         send.reset(STOP_CODE)
         return
-    data = os.urandom(size)
-    for start in range(0, size, CHUNK):
-        await send.write(data[start : start + CHUNK])
-    await send.write(hashlib.sha256(data).digest())
+    left, digest = int.from_bytes(rest), hashlib.sha256()
+    while left:
+        data = os.urandom(min(CHUNK, left))
+        left -= len(data)
+        digest.update(data)
+        await send.write(data)
+    await send.write(digest.digest())
     send.finish()
 
 

@@ -6,13 +6,15 @@ has answered, never when a buffer took the last byte.
 """
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 
 from .interface import Connect, Receiving, Sending, Session
 from .measure import Meter, Result, own_usage, percentiles, report
-from .protocol import BOUNCE, ECHO, SINK, WORD, word
+from .protocol import BOUNCE, ECHO, RANDOM, SINK, WORD, word
+from .verify import DIGEST_SIZE, Corrupted
 
 CHUNK = 65536
 BLOCK = bytes(CHUNK)
@@ -157,6 +159,41 @@ async def both(connect: Connect, options: Options) -> Result:
     result = await _transfer(_both, connect, options)
     result.bytes *= 2
     return result
+
+
+async def hashed_download(connect: Connect, options: Options) -> Result:
+    """`size` random bytes on a fresh connection, hashed at both ends: goodput and the worst stall.
+
+    Nothing opens the congestion window beforehand. Raises Corrupted.
+    """
+    size = FIRST_SIZE if options.size is None else options.size
+    session = await connect()
+    try:
+        meter = Meter(session)
+        await meter.start()
+        digest, told, got, stall = hashlib.sha256(), b"", 0, 0.0
+        started = progress = time.perf_counter()
+        send, recv = await session.open_bi()
+        await send.write(word(RANDOM) + word(size))
+        send.finish()
+        while data := await recv.read(CHUNK):
+            now = time.perf_counter()
+            stall, progress = max(stall, now - progress), now
+            body = data[: size - got]
+            digest.update(body)
+            told += data[len(body) :]
+            got += len(body)
+            if len(told) > DIGEST_SIZE:
+                break
+        seconds = time.perf_counter() - started
+        meter.stop()
+        if told != digest.digest():
+            raise Corrupted(f"{size} random bytes: {got} came, and their SHA-256 is another one")
+        result = Result("", seconds=seconds, bytes=size, count=1, stall=stall)
+        await meter.fill(result)
+        return result
+    finally:
+        await _close([session])
 
 
 # Requests
@@ -444,6 +481,7 @@ WORKS: dict[str, Work] = {
     "download": download,
     "upload": upload,
     "both": both,
+    "hashed-download": hashed_download,
     "requests": requests,
     "ping-pong": ping_pong,
     "datagrams": datagrams,

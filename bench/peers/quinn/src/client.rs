@@ -82,6 +82,7 @@ struct Outcome {
     bytes: u64,
     count: u64,
     lost: u64,
+    stall: Option<f64>,
     latencies: Vec<f64>,
     client_cpu: Option<f64>,
     server_cpu: Option<f64>,
@@ -109,6 +110,7 @@ impl Outcome {
             "bytes": self.bytes,
             "count": self.count,
             "lost": self.lost,
+            "stall": self.stall,
             "latency": latency,
             "client_cpu": self.client_cpu,
             "server_cpu": self.server_cpu,
@@ -201,6 +203,7 @@ pub async fn run(work: &str, peer: &Peer, options: &Options) -> Result<Value> {
     let outcome = match work {
         "verify" => return verify(peer).await,
         "download" | "upload" | "both" => transfer(work, peer, options).await?,
+        "hashed-download" => hashed_download(peer, options).await?,
         "requests" => requests(peer, options).await?,
         "ping-pong" => ping_pong(peer, options).await?,
         "datagrams" => datagrams(peer, options).await?,
@@ -295,6 +298,34 @@ async fn transfer(work: &str, peer: &Peer, options: &Options) -> Result<Outcome>
     meter.stop(&mut outcome).await?;
     drop(held);
     close_all(&connections);
+    Ok(outcome)
+}
+
+/// Random bytes on a fresh connection, hashed at both ends: goodput and the worst stall.
+async fn hashed_download(peer: &Peer, options: &Options) -> Result<Outcome> {
+    let size = options.size.unwrap_or(FIRST_SIZE);
+    let connection = peer.connect().await?;
+    let mut outcome = Outcome { bytes: size, count: 1, ..Outcome::default() };
+    let meter = Meter::start(&connection).await?;
+    let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+    let (mut told, mut left, mut stall) = (BytesMut::new(), size, Duration::ZERO);
+    let mut progress = Instant::now();
+    let (mut send, mut recv) = connection.open_bi().await?;
+    put(&mut send, &[&RANDOM.to_be_bytes(), &size.to_be_bytes()]).await?;
+    while let Some(chunk) = recv.read_chunk(CHUNK, true).await? {
+        let now = Instant::now();
+        stall = stall.max(now - progress);
+        progress = now;
+        let body = left.min(chunk.bytes.len() as u64) as usize;
+        digest.update(&chunk.bytes[..body]);
+        told.extend_from_slice(&chunk.bytes[body..]);
+        left -= body as u64;
+        ensure!(told.len() <= DIGEST_SIZE, "too many bytes came");
+    }
+    outcome.stall = Some(stall.as_secs_f64());
+    meter.stop(&mut outcome).await?;
+    ensure!(told == digest.finish().as_ref(), "other bytes came");
+    close_all(&[connection]);
     Ok(outcome)
 }
 

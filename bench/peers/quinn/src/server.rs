@@ -13,7 +13,6 @@ use serde_json::json;
 
 use crate::wire::*;
 
-const RANDOM_LIMIT: u64 = 1 << 28;
 const NONE: u64 = u64::MAX;
 
 /// The application code that a peer closed its session with last, of all sessions of this process.
@@ -150,17 +149,19 @@ async fn answer(
             while let Some(chunk) = recv.read_chunk(usize::MAX, true).await? {
                 argument.extend_from_slice(&chunk.bytes);
             }
-            let size = match <[u8; WORD]>::try_from(argument.as_slice()) {
-                Ok(bytes) if u64::from_be_bytes(bytes) <= RANDOM_LIMIT => u64::from_be_bytes(bytes),
-                _ => {
-                    send.reset(VarInt::from_u32(0))?;
-                    return Ok(());
-                }
+            let Ok(bytes) = <[u8; WORD]>::try_from(argument.as_slice()) else {
+                send.reset(VarInt::from_u32(0))?;
+                return Ok(());
             };
-            let data = random(size as usize)?;
-            let digest = sha256(&data);
-            send.write_chunk(Bytes::from(data)).await?;
-            send.write_all(&digest).await?;
+            let mut left = u64::from_be_bytes(bytes);
+            let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+            while left > 0 {
+                let data = random(left.min(CHUNK as u64) as usize)?;
+                left -= data.len() as u64;
+                digest.update(&data);
+                send.write_chunk(Bytes::from(data)).await?;
+            }
+            send.write_all(digest.finish().as_ref()).await?;
         }
         CLOSE => {
             let mut code = rest.to_vec();
