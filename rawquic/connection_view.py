@@ -130,7 +130,11 @@ class Connection:
         self._set_max_streams(True, count)
 
     def set_receive_window(self, size: int) -> None:
-        """Unread bytes that the connection may hold, 1 KiB .. 1 GiB."""
+        """Unread bytes that the connection may hold, 1 KiB .. 1 GiB.
+
+        It holds at once, and ends the growth from a small window that `Config` describes. Credit
+        that the peer has been given stays given.
+        """
         self._usable()
         self._connection.set_receive_window(_window(size))
         self._link.flush_soon()

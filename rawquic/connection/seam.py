@@ -29,6 +29,9 @@ logger = logging.getLogger("rawquic")
 MAX_EARLY_PACKETS = 32  # 1-RTT packets that came before their keys
 PROBE_LEAST = 1 + 20 + 4 + 9 + 9 + 16  # PATH_CHALLENGE and PATH_RESPONSE in one packet
 MAX_CONTROL_FRAMES = 256  # that wait to be sent
+# Of a connection, before reading has shown that it needs more; a stream has half. Below, the first
+# megabytes over loopback come visibly later.
+FIRST_WINDOW = 1 << 20
 
 
 class JoinedPlanes(ControlPlane):
@@ -41,6 +44,7 @@ class JoinedPlanes(ControlPlane):
         self.plane = _fastpath.DataPlane(
             self,
             is_client=self._is_client,
+            first_window=FIRST_WINDOW,
             receive_window=config.receive_window,
             stream_window=config.stream_receive_window,
             send_window=config.send_window,
@@ -55,6 +59,10 @@ class JoinedPlanes(ControlPlane):
             mtu_upper_bound=config.mtu_upper_bound,
             congestion_control=config.congestion_control,
         )
+        connection, stream = self.plane.initial_credit()
+        self._local_max_data.value = connection
+        self._local_max_stream_data_bidi_local = stream
+        self._local_max_stream_data_bidi_remote = self._local_max_stream_data_uni = stream
         self._keys = OneRttKeys(self.plane, config.aead)
         self._early: list[tuple[bytes, QuicNetworkPath]] = []
         self._control_dirty = True

@@ -26,6 +26,7 @@ cdef dict plane_inspect(DataPlane self):
         "peer_stream_limits": (self.counts[0].own_limit, self.counts[1].own_limit),
         "stream_limits": (self.counts[0].peer_limit, self.counts[1].peer_limit),
         "credit": flow.credit,
+        "window": flow.window,
         "received": flow.received,
         "consumed": flow.consumed,
         "written": flow.written,

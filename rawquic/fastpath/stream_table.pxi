@@ -13,7 +13,6 @@ cdef struct Stream:
     bint due
     bint write_blocked      # a write was short: tell the application of room
     int priority
-    uint64_t receive_window
     SendHalf send
     ReceiveHalf receive
 
