@@ -7,10 +7,11 @@
 cdef dict plane_inspect(DataPlane self):
     cdef Flow *flow = &self.flow
     cdef Stream *stream
-    cdef uint64_t i
+    cdef uint64_t i, chain, longest = 0
     cdef dict streams = {}
     for i in range(self.streams.room):
         stream = self.streams.buckets[i]
+        chain = 0
         while stream != NULL:
             streams[stream.id] = {
                 "sent": stream.send.next,
@@ -20,8 +21,11 @@ cdef dict plane_inspect(DataPlane self):
                 "ranges": stream.receive.ahead.count,
             }
             stream = stream.bucket_next
+            chain += 1
+        longest = max(longest, chain)
     return {
         "streams": streams,
+        "longest_chain": longest,
         "peer_credit": flow.peer_credit,
         "peer_stream_limits": (self.counts[0].own_limit, self.counts[1].own_limit),
         "stream_limits": (self.counts[0].peer_limit, self.counts[1].peer_limit),
