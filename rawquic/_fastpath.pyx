@@ -28,7 +28,8 @@ datagram_queue    DATAGRAM payloads that wait
 plane_state  what a DataPlane has besides: numbers, bounds, counts
 data_plane   DataPlane: the state of a connection and what Python may call
 inspection   what is inside of it, for tests; its counters
-streams      open, write, finish, reset, stop, read, credit
+credit       what the peer may send, and windows that grow
+streams      open, write, finish, reset, stop, read
 recovery     ACKs in, loss detection, probe timeouts
 frames_in    the frames of a packet
 packet_in    header protection off, key phases, decryption
@@ -64,6 +65,7 @@ include "fastpath/datagram_queue.pxi"
 include "fastpath/plane_state.pxi"
 include "fastpath/data_plane.pxi"
 include "fastpath/inspection.pxi"
+include "fastpath/credit.pxi"
 include "fastpath/streams.pxi"
 include "fastpath/recovery.pxi"
 include "fastpath/frames_in.pxi"

@@ -385,3 +385,20 @@ def test_what_is_coalesced_behind_another_connection_id_is_dropped() -> None:
         duel.server.receive(long + packet, CLIENT, duel.now)
         behind[name] = duel.server.plane.last_number > before[1]
     assert behind == {"ours": True, "other": False}
+
+
+def test_a_peer_cannot_choose_streams_that_lie_in_one_bucket() -> None:
+    """It ends all streams but those that would collide if the table's hash were known."""
+    peer = DataPeer(uni_streams=1 << 20)
+    kept = 0
+    for stream_id in range(2, 2 + 4 * 20_000, 4):
+        if (stream_id * 0x9E3779B97F4A7C15 >> 32) % 128 == 0 and kept < 100:
+            assert peer.send(stream(stream_id, 0, b"x"))
+            kept += 1
+        else:
+            assert peer.send(stream(stream_id, 0, b"", fin=True))
+            assert peer.plane.read(stream_id, 1) == b""
+        peer.plane.take_events()
+    inside = peer.plane.inspect()
+    assert len(inside["streams"]) == kept == 100
+    assert inside["longest_chain"] < 20

@@ -31,6 +31,9 @@ MAX_EARLY_PACKETS = 32  # 1-RTT packets that came before their keys
 PATH_FRAME = 9  # bytes of a PATH_CHALLENGE or PATH_RESPONSE
 PROBE_OVERHEAD = 1 + 20 + 4 + 16  # of a packet that carries them
 MAX_CONTROL_FRAMES = 256  # that wait to be sent
+# Of a connection, before reading has shown that it needs more; a stream has half. Below, the first
+# megabytes over loopback come visibly later.
+FIRST_WINDOW = 1 << 20
 
 
 class JoinedPlanes(ControlPlane):
@@ -43,6 +46,7 @@ class JoinedPlanes(ControlPlane):
         self.plane = _fastpath.DataPlane(
             self,
             is_client=self._is_client,
+            first_window=FIRST_WINDOW,
             receive_window=config.receive_window,
             stream_window=config.stream_receive_window,
             send_window=config.send_window,
@@ -59,6 +63,10 @@ class JoinedPlanes(ControlPlane):
             ecn=config.enable_ecn,
         )
         self.plane.qlog = self._quic_logger
+        connection, stream = self.plane.initial_credit()
+        self._local_max_data.value = connection
+        self._local_max_stream_data_bidi_local = stream
+        self._local_max_stream_data_bidi_remote = self._local_max_stream_data_uni = stream
         self._keys = OneRttKeys(self.plane, config.aead)
         self._early: list[tuple[bytes, QuicNetworkPath, int]] = []
         self._control_dirty = True

@@ -79,7 +79,8 @@ cdef class DataPlane:
     cdef Stream *due               # streams with RESET_STREAM, STOP_SENDING or MAX_STREAM_DATA due
     cdef StreamCounts counts[2]    # 0 bidirectional, 1 unidirectional
     cdef Flow flow
-    cdef uint64_t stream_window
+    cdef uint64_t stream_window    # the most unread bytes of a stream
+    cdef uint64_t stream_credit    # of ours at their birth: what the transport parameters say
     cdef uint64_t peer_stream_credit[3]  # ours bidi, the peer's bidi, ours uni: at their birth
     cdef list write_blocked        # IDs of streams whose write was short
     # Datagrams (RFC 9221).
@@ -116,8 +117,8 @@ cdef class DataPlane:
     cdef public bint control_called  # the control plane was called since Python looked
 
     def __init__(
-        self, control, *, bint is_client, uint64_t receive_window, uint64_t stream_window,
-        uint64_t send_window, uint64_t bidi_streams, uint64_t uni_streams,
+        self, control, *, bint is_client, uint64_t first_window, uint64_t receive_window,
+        uint64_t stream_window, uint64_t send_window, uint64_t bidi_streams, uint64_t uni_streams,
         uint64_t datagram_receive_bound, uint64_t datagram_send_bound,
         uint64_t datagram_frame_limit, double initial_rtt, double max_ack_delay,
         uint16_t initial_mtu, uint16_t mtu_upper_bound, str congestion_control, bint ecn,
@@ -126,9 +127,8 @@ cdef class DataPlane:
         self.is_client = is_client
         self.allowance = -1
         self.packets_per_key = <uint64_t>1 << 22
-        self.flow.window = self.flow.credit = receive_window
         self.flow.send_window = send_window
-        self.stream_window = stream_window
+        windows_begin(self, first_window, receive_window, stream_window)
         self.counts[0].peer_limit = self.counts[0].peer_allowed = bidi_streams
         self.counts[1].peer_limit = self.counts[1].peer_allowed = uni_streams
         self.datagrams_in.bound = datagram_receive_bound
@@ -205,12 +205,16 @@ cdef class DataPlane:
         mtu_limit(&self.mtu, self.peer_udp_limit)
         congestion_set_datagram_size(&self.congestion, self.mtu.current)
 
+    def initial_credit(self):
+        """(initial_max_data, initial_max_stream_data_*) of our transport parameters."""
+        return self.flow.credit, self.stream_credit
+
     def begin(self, double now, double rtt, double idle_limit):
         """The handshake is complete. `rtt`: its sample; `idle_limit`: seconds; 0: there is none."""
         self.idle_limit = idle_limit
         if rtt > 0:
             rtt_sample(&self.rtt, rtt, 0.0, False, now)
-        self.last_received_at = self.last_sent_at = self.idle_from = now
+        self.last_received_at = self.last_sent_at = self.idle_from = self.flow.weighed_at = now
 
     def confirm(self):
         """The handshake is confirmed (RFC 9001 §4.1.2)."""
@@ -419,7 +423,7 @@ cdef class DataPlane:
         plane_stream_credit(self, unidirectional)
 
     def set_receive_window(self, uint64_t size):
-        self.flow.window = size
+        self.flow.window = self.flow.window_most = size
         plane_consumed(self, NULL, 0)
 
     def set_send_window(self, uint64_t size):

@@ -258,7 +258,7 @@ cdef FrameResult on_stream(
         plane_settle_stream(self, stream)
         return FRAME_OK
     holes = receive.ahead.count
-    placed = receive_half_put(receive, offset, data, size, stream.receive_window)
+    placed = receive_half_put(receive, offset, data, size, self.stream_window)
     # Each hole may move a long list. Loss makes holes of whole packets; tiny ones are made on purpose.
     if receive.ahead.count > holes and size < TINY and not plane_tolerates(self, now):
         return violated(self, PROTOCOL_VIOLATION, frame_type, b"too many tiny holes in streams")

@@ -11,10 +11,11 @@ cdef tuple ECN_NAMES = ("off", "testing", "unknown", "capable", "failed")
 cdef dict plane_inspect(DataPlane self):
     cdef Flow *flow = &self.flow
     cdef Stream *stream
-    cdef uint64_t i
+    cdef uint64_t i, chain, longest = 0
     cdef dict streams = {}
     for i in range(self.streams.room):
         stream = self.streams.buckets[i]
+        chain = 0
         while stream != NULL:
             streams[stream.id] = {
                 "sent": stream.send.next,
@@ -24,12 +25,16 @@ cdef dict plane_inspect(DataPlane self):
                 "ranges": stream.receive.ahead.count,
             }
             stream = stream.bucket_next
+            chain += 1
+        longest = max(longest, chain)
     return {
         "streams": streams,
+        "longest_chain": longest,
         "peer_credit": flow.peer_credit,
         "peer_stream_limits": (self.counts[0].own_limit, self.counts[1].own_limit),
         "stream_limits": (self.counts[0].peer_limit, self.counts[1].peer_limit),
         "credit": flow.credit,
+        "window": flow.window,
         "received": flow.received,
         "consumed": flow.consumed,
         "written": flow.written,

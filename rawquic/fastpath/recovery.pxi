@@ -298,7 +298,7 @@ cdef int settle_record(DataPlane self, Record *record, bint acked) except -1:
         else:
             self.pings.append(record.offset)
     elif record.kind == MAX_DATA_RECORD:
-        self.flow.credit_due |= not acked
+        self.flow.credit_due |= not acked and record.offset == self.flow.credit
     elif record.kind == MAX_STREAMS_RECORD:
         self.counts[record.stream_id].limit_due |= not acked
     elif record.kind == BLOCKED_RECORD:
@@ -327,7 +327,10 @@ cdef void settle_stream_control(
         stream.send.reset_due = True
     elif record.kind == STOP_RECORD and not stream.receive.size_known:
         stream.receive.stop_due = True
-    elif record.kind == MAX_STREAM_DATA_RECORD and not stream.receive.size_known:
+    elif (
+        record.kind == MAX_STREAM_DATA_RECORD and record.offset == stream.receive.credit
+        and not stream.receive.size_known
+    ):
         stream.receive.credit_due = True
     plane_due(self, stream)
 

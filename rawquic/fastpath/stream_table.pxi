@@ -13,7 +13,6 @@ cdef struct Stream:
     bint due
     bint write_blocked      # a write was short: tell the application of room
     int priority
-    uint64_t receive_window
     SendHalf send
     ReceiveHalf receive
 
@@ -21,6 +20,7 @@ cdef struct StreamTable:
     Stream **buckets        # owned; `room` of them, a power of two
     uint64_t room
     uint64_t count
+    uint64_t salt           # unknown to the peer, which chooses which of its IDs stay open
     Stream *latest          # found last: the next one nearly always
 
 cdef struct SendQueue:
@@ -29,7 +29,10 @@ cdef struct SendQueue:
 
 
 cdef inline uint64_t bucket_of(const StreamTable *self, uint64_t stream_id) noexcept nogil:
-    return (stream_id * <uint64_t>0x9E3779B97F4A7C15 >> 32) & (self.room - 1)
+    # Two rounds: with one, IDs that collide under one salt collide under most.
+    cdef uint64_t mixed = (stream_id ^ self.salt) * <uint64_t>0x9E3779B97F4A7C15
+    mixed = (mixed ^ mixed >> 32) * <uint64_t>0xD6E8FEB86659FD93
+    return (mixed >> 32) & (self.room - 1)
 
 
 cdef Stream *stream_find(StreamTable *self, uint64_t stream_id) noexcept nogil:
@@ -55,6 +58,8 @@ cdef int stream_table_grow(StreamTable *self) noexcept nogil:
     if buckets == NULL:
         return -1
     memset(buckets, 0, room * sizeof(void *))
+    if old == 0:
+        self.salt = random_below(<uint64_t>-1)
     self.buckets, self.room = buckets, room
     for i in range(old):
         stream = before[i]

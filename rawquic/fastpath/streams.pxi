@@ -13,13 +13,12 @@ cdef Stream *plane_make_stream(DataPlane self, uint64_t stream_id) noexcept:
     cdef Stream *stream = stream_add(&self.streams, stream_id)
     if stream == NULL:
         return NULL
-    stream.receive_window = self.stream_window
     stream.send.exists = local or not uni
     stream.receive.exists = not (local and uni)
     if stream.send.exists:
         stream.send.credit = self.peer_stream_credit[2 if uni else 0 if local else 1]
     if stream.receive.exists:
-        stream.receive.credit = self.stream_window
+        stream.receive.credit = self.stream_credit
         stream.receive.waiting = True
     return stream
 
@@ -70,6 +69,8 @@ cdef Py_ssize_t plane_write(
             self.write_blocked.append(stream_id)
         size = room
     if size:
+        if send.written == 0:
+            plane_stream_consumed(self, stream)
         pieces_add(send, data, <const uint8_t *>PyBytes_AS_STRING(data) + offset, size)
         flow.written += size
         flow.buffered += size
@@ -144,6 +145,7 @@ cdef object plane_read(DataPlane self, uint64_t stream_id, uint64_t most):
         return code
     data = receive_half_read(receive, most)
     if data is not None:
+        self.flow.read += <uint64_t>len(data)
         plane_consumed(self, stream, <uint64_t>len(data))
         return data
     if receive.size_known and receive.consumed == receive.final_size:
@@ -170,26 +172,6 @@ cdef void plane_undue(DataPlane self, Stream *stream) noexcept:
             link = &link[0].due_next
         link[0] = stream.due_next
         stream.due = False
-
-
-cdef void plane_consumed(DataPlane self, Stream *stream, uint64_t size) noexcept:
-    """`size` bytes of credit came back: enough of them, and the peer is told (RFC 9000 §4.2)."""
-    cdef ReceiveHalf *receive
-    cdef Flow *flow = &self.flow
-    flow.consumed += size
-    # A quarter of the window: often enough for the sender, rarely enough to cost nothing.
-    if not flow.credit_due and (
-        flow.consumed + flow.window >= flow.credit + flow.window // 4
-    ):
-        flow.credit_due = self.dirty = True
-    if stream == NULL or stream.receive.size_known or stream.receive.stopped:
-        return
-    receive = &stream.receive
-    if not receive.credit_due and (
-        receive.consumed + stream.receive_window >= receive.credit + stream.receive_window // 4
-    ):
-        receive.credit_due = True
-        plane_due(self, stream)
 
 
 cdef void plane_settle_stream(DataPlane self, Stream *stream) noexcept:
