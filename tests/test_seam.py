@@ -7,6 +7,8 @@ test_parameters, paths and amplification (8, 10) in test_fast_paths, the loss of
 
 import os
 import random
+import socket
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from pair import (
     ELSEWHERE,
     Pair,
     Writer,
+    fast,
     frame,
     make,
     opened,
@@ -522,3 +525,37 @@ def test_an_error_inside_names_the_violation_to_the_peer() -> None:
     pair.flush()
     pair.run(0.1)
     assert stock_code(pair.client) == QuicErrorCode.FRAME_ENCODING_ERROR
+
+
+# -- the socket ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("granted", "grouped", "ceiling"),
+    [
+        (425_984, True, 319_488),  # what Linux grants by default
+        (425_984, False, 159_744),
+        ((2 << 20) - 1, True, 1_572_863),
+        (2 << 20, True, 0),
+        (2 << 20, False, 0),
+    ],
+)
+def test_bursts_fit_three_quarters_of_a_small_socket_buffer(
+    granted: int, grouped: bool, ceiling: int
+) -> None:
+    connection = fast(True)
+    endpoint = SimpleNamespace(receive_buffer=granted)
+    connection.attach(SimpleNamespace(grouped=grouped), SimpleNamespace(endpoint=endpoint))
+    assert connection.plane.inspect()["window_ceiling"] == ceiling
+
+
+@pytest.mark.parametrize("gso", [False, True])
+@pytest.mark.parametrize("gro", [False, True])
+def test_trains_pass_whole_where_both_offloads_are_in_use(gso: bool, gro: bool) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        from rawquic import _fastpath  # not there where it was not built
+
+        udp = _fastpath.UdpSocket(sock, gso=gso, gro=gro)
+        reactor = _fastpath.Reactor(udp, lambda others, planes: None, lambda: None)
+        assert reactor.grouped == (udp.gso and udp.gro)
+        assert not reactor.grouped or (gso and gro)

@@ -22,7 +22,7 @@ from .interface import Event, EventTuple, PathStatistics
 from .seam import JoinedPlanes
 
 EVENTS = tuple(Event)
-SMALL_BUFFER = 1 << 20  # bytes that a socket holds, below which bursts must be bounded
+SMALL_BUFFER = 2 << 20  # bytes granted to a socket, below which bursts must be bounded
 
 
 class FastConnection(JoinedPlanes):
@@ -36,11 +36,13 @@ class FastConnection(JoinedPlanes):
         """The compiled loop reads and sends for this connection; the endpoint calls it `link`."""
         self._reactor = reactor
         self.plane.owner = link
-        # The kernel reports twice what it holds of payload, and small buffers are most likely small
-        # at the other end of a local path too: a burst above them is lost without a word.
-        granted = link.endpoint.receive_buffer // 2
+        # Small buffers are most likely small at the other end of a local path too: a burst above
+        # them is lost without a word. The kernel charges a train that passes whole little more than
+        # its bytes, and datagrams one by one up to twice that.
+        granted = link.endpoint.receive_buffer
         if granted < SMALL_BUFFER:
-            self.plane.limit_window(granted * 3 // 4)
+            payload = granted if reactor.grouped else granted // 2
+            self.plane.limit_window(payload * 3 // 4)
 
     def after_batch(self, now: float) -> bool:
         """The reactor gave packets to the data plane; True when that was of the control plane's."""

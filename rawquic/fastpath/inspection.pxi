@@ -44,6 +44,7 @@ cdef dict plane_inspect(DataPlane self):
         "skipped": [self.skipped[i] for i in range(self.skipped_count)],
         "ring": self.sent.next - self.sent.first,
         "eliciting_in_flight": self.eliciting_in_flight,
+        "window_ceiling": self.congestion.soft_ceiling,
         "phases": (self.seal_phase, self.open_phase),
         "ptos": self.counters.ptos,
         "spurious": self.counters.spurious,

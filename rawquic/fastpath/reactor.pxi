@@ -178,6 +178,11 @@ cdef class Reactor:
         reactor_after(self, others)
         return taken > 0
 
+    @property
+    def grouped(self):
+        """True where trains leave and arrive whole (GSO and GRO)."""
+        return self.socket.sender.grouped and self.socket.receiver.grouped
+
     def has_notes(self):
         """True when the socket has errors or refusals to report."""
         return self.socket.errors.count > 0 or self.socket.too_large.count > 0
