@@ -20,7 +20,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[2] / "bench"))
 import certificates
 import environments
 import machine
-from environments import CACHE, ROOT, Absent, say
+from environments import CACHE, Absent, say
 from pairs import Failed, Runner
 from peers import COLUMNS, LOSSY, OTHER, PEERS, Peer, Row, rows
 from relay import running
