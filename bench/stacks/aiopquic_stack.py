@@ -2,9 +2,6 @@
 
 import asyncio
 import socket
-import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from importlib import metadata
 from typing import Any
 
@@ -13,10 +10,8 @@ from aiopquic.asyncio import serve as aiopquic_serve
 from aiopquic.asyncio.protocol import QuicConnectionProtocol
 from aiopquic.quic.configuration import QuicConfiguration
 
-from rawquic.perf import ALPN, serve_perf
-from rawquic.perf.interface import Connect
-
 from . import Settings
+from .ends import Ends, PerfProtocol, configured
 from .events import EventSession, Stream
 
 SUITES = {"aes-128-gcm": 0x1301, "aes-256-gcm": 0x1302, "chacha20-poly1305": 0x1303}
@@ -75,25 +70,16 @@ class Session(EventSession):
         super().on_data(stream_id, bytes(data) if len(data) < SMALL else data, end)
 
 
-class Protocol(QuicConnectionProtocol):
-    def __init__(self, quic: Any, stream_handler: Any = None) -> None:
-        super().__init__(quic, stream_handler=stream_handler)
-        is_client = quic.configuration.is_client
-        self.session = Session(self, quic, is_client=is_client)
-        if not is_client:
-            self.task = asyncio.create_task(serve_perf(self.session))
-
-    def quic_event_received(self, event: Any) -> None:
-        self.session.handle(event)
+class Protocol(PerfProtocol, QuicConnectionProtocol):
+    session_class = Session
 
 
-def configuration(settings: Settings, *, is_client: bool) -> QuicConfiguration:
+def configuration(settings: Settings, *, is_client: bool) -> Any:
     more = {"congestion_control_algorithm": settings.congestion} if settings.congestion else {}
-    result = QuicConfiguration(
+    return configured(
+        QuicConfiguration,
+        settings,
         is_client=is_client,
-        alpn_protocols=[settings.alpn if is_client else ALPN],
-        max_data=settings.window,
-        max_stream_data=settings.stream_window,
         max_streams_bidi=settings.max_streams,
         max_streams_uni=settings.max_streams,
         max_connections=4096,
@@ -103,16 +89,8 @@ def configuration(settings: Settings, *, is_client: bool) -> QuicConfiguration:
         cipher_suite=SUITES[settings.cipher],
         key_update_interval=settings.key_update_interval or None,
         ip_family=socket.AF_INET,
-        server_name="localhost" if is_client else None,
         **more,
     )
-    if not is_client:
-        result.load_cert_chain(settings.certfile, settings.keyfile)
-    elif settings.insecure:
-        result.verify_mode = ssl.CERT_NONE
-    else:
-        result.load_verify_locations(settings.cafile)
-    return result
 
 
 def free_port() -> int:
@@ -123,37 +101,5 @@ def free_port() -> int:
         return port
 
 
-async def serve(settings: Settings) -> int:
-    port = free_port()
-    server = await aiopquic_serve(
-        settings.host,
-        port,
-        configuration=configuration(settings, is_client=False),
-        create_protocol=Protocol,
-    )
-    KEPT.append(server)
-    return port
-
-
-KEPT: list[Any] = []
-
-
-@asynccontextmanager
-async def connecting(host: str, port: int, settings: Settings) -> AsyncIterator[Connect]:
-    async def connect() -> Session:
-        connection = aiopquic_connect(
-            host,
-            port,
-            configuration=configuration(settings, is_client=True),
-            create_protocol=Protocol,
-        )
-        protocol: Any = await connection.__aenter__()
-        session: Session = protocol.session
-
-        async def aclose() -> None:
-            await connection.__aexit__(None, None, None)
-
-        session.aclose = aclose  # type: ignore[method-assign]
-        return session
-
-    yield connect
+ENDS = Ends(aiopquic_serve, aiopquic_connect, Protocol, configuration, port=free_port)
+serve, connecting = ENDS.serve, ENDS.connecting

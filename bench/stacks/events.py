@@ -117,6 +117,7 @@ class EventSession:
         raise NotImplementedError
 
     async def aclose(self) -> None:
+        """What opened it closes it: see `ends.Ends`."""
         raise NotImplementedError
 
     # In

@@ -6,6 +6,7 @@ from typing import Any
 
 from cases import AT_ONCE, CASES, NO_APPLICATION_PROTOCOL
 from matrix import End, Pair
+from relay import Impairment
 
 OTHER = {"client": "server", "server": "client"}
 # Column: case, by whether our end is the client or the server.
@@ -20,8 +21,8 @@ COLUMNS = {
     "lossy": {"client": "echo", "server": "echo"},
 }
 LIMITS = {"max_streams": AT_ONCE[0]}  # both ends wait for MAX_STREAMS (RFC 9000 §4.6)
-# What happens to packets of both directions there, as options of bench/relay.py.
-LOSSY = ("--loss", "0.02", "--reordering", "0.02", "--duplication", "0.01", "--delay", "0.001")
+# What happens to packets of both directions there.
+LOSSY = Impairment(loss=0.02, reordering=0.02, duplication=0.01, delay=0.001)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,9 @@ cannot be had is "absent", both with the reason. Ends with 1 where a cell failed
 
 import argparse
 import importlib.util
-import json
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,9 +20,10 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[2] / "bench"))
 import certificates
 import environments
 import machine
-from environments import CACHE, ROOT, Absent, say
+from environments import CACHE, Absent, say
 from pairs import Failed, Runner
 from peers import COLUMNS, LOSSY, OTHER, PEERS, Peer, Row, rows
+from relay import running
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -72,19 +70,6 @@ def backend_absent(backend: str) -> str | None:
     return None
 
 
-@contextmanager
-def lossy(to: int) -> Iterator[int]:
-    """A relay that loses, swaps and doubles packets, in a process of its own; gives its port."""
-    command = [sys.executable, str(ROOT / "bench" / "relay.py"), "--to", f"127.0.0.1:{to}"]
-    process = subprocess.Popen([*command, *LOSSY], stdout=subprocess.PIPE)
-    try:
-        assert process.stdout is not None
-        yield int(json.loads(process.stdout.readline())["port"])
-    finally:
-        process.terminate()
-        process.communicate()
-
-
 class Check:
     def __init__(self, options: argparse.Namespace) -> None:
         self.full: bool = options.full
@@ -129,8 +114,8 @@ class Check:
         if row.role == "client":
             options["refusal"] = row.peer.refusal
         if column == "lossy":
-            with lossy(runner.port) as port:
-                runner.run("", options, timeout=self.seconds, port=port, case=case)
+            with running(("127.0.0.1", runner.port), LOSSY) as relay:
+                runner.run("", options, timeout=self.seconds, port=relay.port, case=case)
         else:
             runner.run("", options, timeout=self.seconds, case=case)
 
