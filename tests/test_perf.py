@@ -182,12 +182,15 @@ async def test_updates_its_keys_when_it_is_asked_to(session):
     assert (await report(session))["counters"]["key_updates"] == 1
 
 
-async def test_report_tells_the_code_of_the_last_close(connect, session):
-    other = await connect()
-    await ask(other, word(1))
-    other.close(45)
-    while (await report(session))["last_close"] != 45:
-        await session.connection.ping()
+async def test_report_tells_the_codes_of_the_last_closes(connect, session):
+    codes = [int.from_bytes(os.urandom(7)) for _ in range(2)]  # other tests close sessions too
+    for code in codes:
+        other = await connect()
+        await ask(other, word(1))
+        other.close(code)
+        while code not in (told := (await report(session))["closes"]):
+            await session.connection.ping()
+    assert told[-2:] == codes
 
 
 async def test_report_counts_datagrams_and_cpu(session):

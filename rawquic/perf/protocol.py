@@ -10,7 +10,7 @@ DIGEST  what follows is read to the end; the answer is its SHA-256
 RANDOM  a second number follows: the answer is that many random bytes, then their SHA-256
 REPORT  the answer is a JSON object: CPU seconds and memory of the server's process, what it
         counted of this session's datagrams, the statistics of its end of the connection, and the
-        code that a peer closed its session with last, of all sessions of the process
+        codes with which peers closed the last sessions of the process
 CLOSE   a second number follows: the server closes the session with it as the code
 UPDATE  the server changes its packet protection keys, then ends the stream
 

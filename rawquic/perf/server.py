@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import time
+from collections import deque
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -36,7 +37,11 @@ log = logging.getLogger("rawquic.perf")
 
 CHUNK = 65536
 BLOCK = os.urandom(CHUNK)  # what downloads consist of
+CLOSES_TOLD = 32
 LARGEST_CODE = (1 << 62) - 1
+
+
+_closes: deque[int] = deque(maxlen=CLOSES_TOLD)
 
 
 @dataclass
@@ -47,12 +52,6 @@ class DatagramCount:
     datagram_bytes: int = 0
     first: float = 0.0
     last: float = 0.0
-
-
-class _Process:
-    """What its sessions leave behind."""
-
-    last_close: int | None = None
 
 
 async def serve_perf(session: Session) -> None:
@@ -68,7 +67,7 @@ async def serve_perf(session: Session) -> None:
     except* SessionError as errors:
         ended = errors.exceptions[0]
         if isinstance(ended, ClosedByPeer) and ended.is_application:
-            _Process.last_close = ended.code
+            _closes.append(ended.code)
         log.debug("a session ended: %s", ended)
 
 
@@ -207,7 +206,7 @@ def _report(session: Session, count: DatagramCount) -> dict[str, Any]:
         "datagrams": count.datagrams,
         "datagram_bytes": count.datagram_bytes,
         "datagram_seconds": count.last - count.first,
-        "last_close": _Process.last_close,
+        "closes": list(_closes),
     }
 
 

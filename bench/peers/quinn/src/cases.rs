@@ -20,6 +20,7 @@ const AT_ONCE: [usize; 2] = [100, 80];
 const DATAGRAMS: usize = 64;
 const PATIENCE: Duration = Duration::from_millis(500);
 const CODES: [u64; 3] = [0, 42, (1 << 62) - 1];
+const CODE_BITS: [u32; 3] = [14, 30, 62];
 const UPDATES: u64 = 3;
 const PAUSE: Duration = Duration::from_millis(10);
 const NO_APPLICATION_PROTOCOL: u8 = 120;
@@ -205,11 +206,17 @@ async fn stop(connection: &Connection) -> Result<()> {
 }
 
 async fn close_here(connection: &Connection, peer: &Peer) -> Result<()> {
-    for code in CODES {
+    for bits in CODE_BITS {
+        let code = u64::from_be_bytes(random(8)?.as_slice().try_into()?) >> (64 - bits) | 1;
         let session = peer.connect().await?;
         echoed(&session, 1).await?;
         session.close(VarInt::from_u64(code)?, b"why");
-        while report(connection).await?["last_close"].as_u64() != Some(code) {
+        loop {
+            let told = report(connection).await?;
+            let closes = told["closes"].as_array().context("the server does not tell")?;
+            if closes.contains(&json!(code)) {
+                break;
+            }
             tokio::time::sleep(PAUSE).await;
         }
     }

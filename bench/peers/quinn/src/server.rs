@@ -1,6 +1,6 @@
 //! The server's end: answers every request of every connection until the process ends.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -13,10 +13,10 @@ use serde_json::json;
 
 use crate::wire::*;
 
-const NONE: u64 = u64::MAX;
+const CLOSES_TOLD: usize = 32;
 
-/// The application code that a peer closed its session with last, of all sessions of this process.
-static LAST_CLOSE: AtomicU64 = AtomicU64::new(NONE);
+/// The application codes with which peers closed the last sessions of this process.
+static CLOSES: Mutex<VecDeque<u64>> = Mutex::new(VecDeque::new());
 
 /// Datagrams for the sink: how many came, and from when to when.
 #[derive(Default)]
@@ -57,7 +57,11 @@ pub async fn session(connection: Connection, block: Bytes) {
         });
     };
     if let ConnectionError::ApplicationClosed(close) = ended {
-        LAST_CLOSE.store(close.error_code.into_inner(), Ordering::Relaxed);
+        let mut closes = CLOSES.lock().expect("no holder panics");
+        closes.push_back(close.error_code.into_inner());
+        if closes.len() > CLOSES_TOLD {
+            closes.pop_front();
+        }
     }
     datagrams.abort();
     uni.abort();
@@ -210,7 +214,7 @@ fn report(connection: &Connection, count: &Count) -> String {
         "datagrams": count.datagrams,
         "datagram_bytes": count.bytes,
         "datagram_seconds": seconds,
-        "last_close": Some(LAST_CLOSE.load(Ordering::Relaxed)).filter(|code| *code != NONE),
+        "closes": *CLOSES.lock().expect("no holder panics"),
     })
     .to_string()
 }
