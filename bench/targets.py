@@ -25,9 +25,8 @@ class Target:
     least: float = 0.0
     most: float | None = None
 
-    @property
-    def figure(self) -> str:
-        return f"{self.pair} ÷ {self.against}" if self.is_ratio else f"{self.pair} {self.against}"
+    def figure(self, unit: str) -> str:
+        return f"{self.pair} ÷ {self.against}" if self.is_ratio else f"{self.pair}, {unit}"
 
     @property
     def is_ratio(self) -> bool:
@@ -85,11 +84,13 @@ def measured(comparison: Comparison) -> list[dict[str, Any]]:
     """Those targets for which this run has figures."""
     told = []
     values = {work.name: comparison.values(work) for work in comparison.works}
+    units = {work.name: work.unit for work in comparison.works}
     for target in TARGETS:
         if target.work not in values:
             continue
         if samples := _samples(comparison, target, values[target.work]):
-            told.append(_judged(target.figure, target.work, target, samples))
+            unit = target.against or units[target.work]
+            told.append(_judged(target.figure(unit), target.work, target, samples))
     return told
 
 
