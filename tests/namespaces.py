@@ -46,6 +46,12 @@ class Namespace:
         while b"state UP" not in self.ip("link", "show", name):
             assert time.monotonic() < end, f"{name} did not come up"
 
+    def wait_until_usable(self, name, seconds=10):
+        """Until no IPv6 address of the interface is tentative: packets to those are dropped."""
+        end = time.monotonic() + seconds
+        while b"tentative" in self.ip("-6", "addr", "show", "dev", name):
+            assert time.monotonic() < end, f"an address of {name} stays tentative"
+
     def socket(self, family=socket.AF_INET):
         return self._thread.submit(socket.socket, family, socket.SOCK_DGRAM).result()
 

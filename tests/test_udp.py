@@ -99,6 +99,7 @@ class TestRoundTrip:
         namespace.ip("link", "set", "v1", "up")
         namespace.wait_until_up("v0")
         namespace.ip("addr", "add", "fe80::7/64", "dev", "v0", "nodad")
+        namespace.wait_until_usable("v0")
         index = namespace.interface("v0")
         a, b = (namespace.socket(socket.AF_INET6) for _ in range(2))
         a.bind(("fe80::7", 0, 0, index))
