@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from .connection.interface import Address, Event, EventTuple, address_text
 from .connection_view import Connection
@@ -20,6 +20,8 @@ from .streams import RecvStream, SendStream, as_bytes, check_code
 from .waiters import Waiters
 
 logger = logging.getLogger("rawquic")
+
+T = TypeVar("T")
 
 BIDI, UNI = 0, 1
 SHOWN_STREAMS = 10  # how many stream IDs a log line names
@@ -108,30 +110,16 @@ class RawQuicSession:
         """The next unidirectional stream of the peer's; otherwise as `accept_bi`."""
         return self._new_receiving(await self._accept(UNI))
 
-    async def bi_streams(self) -> AsyncIterator[tuple[SendStream, RecvStream]]:
+    def bi_streams(self) -> AsyncIterator[tuple[SendStream, RecvStream]]:
         """The peer's bidirectional streams; ends when the session closes without error.
 
         Without error: closed here or by the peer with code 0. Else it raises the SessionError.
         """
-        while True:
-            try:
-                pair = await self.accept_bi()
-            except SessionError as error:
-                if _is_clean(error):
-                    return
-                raise
-            yield pair
+        return _until_closed(self.accept_bi)
 
-    async def uni_streams(self) -> AsyncIterator[RecvStream]:
+    def uni_streams(self) -> AsyncIterator[RecvStream]:
         """The peer's unidirectional streams; ends as `bi_streams` does."""
-        while True:
-            try:
-                stream = await self.accept_uni()
-            except SessionError as error:
-                if _is_clean(error):
-                    return
-                raise
-            yield stream
+        return _until_closed(self.accept_uni)
 
     async def _open(self, kind: int) -> int:
         self._link.endpoint.check_usable()
@@ -240,20 +228,13 @@ class RawQuicSession:
             if not self._link.endpoint.look_for_packets():
                 await self._datagram_waiters.wait()
 
-    async def datagrams(self) -> AsyncIterator[bytes]:
+    def datagrams(self) -> AsyncIterator[bytes]:
         """The datagrams that arrive, one by one; ends as `bi_streams` does.
 
         Leaving the loop loses none: what waits can still be read. `read_datagrams` takes many at
         once, and is faster.
         """
-        while True:
-            try:
-                datagram = await self.read_datagram()
-            except SessionError as error:
-                if _is_clean(error):
-                    return
-                raise
-            yield datagram
+        return _until_closed(self.read_datagram)
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -465,5 +446,13 @@ class RawQuicSession:
             self._release_task.add_done_callback(lambda _: self._link.endpoint.abort())
 
 
-def _is_clean(error: SessionError) -> bool:
-    return isinstance(error, ClosedByPeer | ClosedLocally) and error.code == 0
+async def _until_closed(take: Callable[[], Awaitable[T]]) -> AsyncIterator[T]:
+    """What `take` gives, one after the other, until the session closes with code 0."""
+    while True:
+        try:
+            taken = await take()
+        except (ClosedByPeer, ClosedLocally) as error:
+            if error.code == 0:
+                return
+            raise
+        yield taken

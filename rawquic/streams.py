@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from .config import MAX_VARINT
 from .errors import StreamFinished, StreamReset, StreamStopped, StreamTooLong
+from .waiters import Waiters
 
 if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]
@@ -61,7 +62,7 @@ class SendStream:
         self._reset_code: int | None = None
         self._stop_code = self._connection.stop_code(stream_id)
         self._acked = False
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters = Waiters(session._loop)
 
     @property
     def id(self) -> int:
@@ -107,7 +108,7 @@ class SendStream:
                 self._link.flush_soon()
             if offset == size:
                 return
-            await self._wait()
+            await self._waiters.wait()
 
     def finish(self) -> None:
         """No more data: the end goes out behind what was written (FIN). Twice is once.
@@ -138,8 +139,8 @@ class SendStream:
                 raise StreamFinished(f"stream {self._id} was reset with code {self._reset_code}")
             if self._acked:
                 return
-            self._raise_if_closed()
-            await self._wait()
+            self._session._raise_if_closed()
+            await self._waiters.wait()
 
     def reset(self, code: int = 0) -> None:
         """Give up sending (RESET_STREAM, RFC 9000 §3.1): what is not delivered yet may never be.
@@ -165,8 +166,8 @@ class SendStream:
                 return self._stop_code
             if self._acked or self._reset_code is not None:
                 return None
-            self._raise_if_closed()
-            await self._wait()
+            self._session._raise_if_closed()
+            await self._waiters.wait()
 
     async def __aenter__(self) -> Self:
         return self
@@ -196,28 +197,10 @@ class SendStream:
             raise StreamFinished(f"stream {self._id} takes no more data: it was finished")
         if self._reset_code is not None:
             raise StreamFinished(f"stream {self._id} was reset with code {self._reset_code}")
-        self._raise_if_closed()
-
-    def _raise_if_closed(self) -> None:
-        reason = self._connection.close_reason
-        if reason is not None:
-            raise copy.copy(reason)
-
-    async def _wait(self) -> None:
-        future = self._session._loop.create_future()
-        self._waiters.append(future)
-        try:
-            await future
-        except asyncio.CancelledError:
-            if future in self._waiters:  # perhaps nothing ever wakes this stream
-                self._waiters.remove(future)
-            raise
+        self._session._raise_if_closed()
 
     def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for future in waiters:
-            if not future.done():
-                future.set_result(None)
+        self._waiters.wake()
 
     def _on_stopped(self) -> None:
         self._stop_code = self._connection.stop_code(self._id)
@@ -371,9 +354,7 @@ class RecvStream:
                     self._session._forget_receiving(self._id)
                 self._link.flush_if_wanted()
                 return data
-            reason = self._connection.close_reason
-            if reason is not None:
-                raise copy.copy(reason)
+            self._session._raise_if_closed()
             if self._link.endpoint.look_for_packets():
                 continue
             self._waiter = self._session._loop.create_future()
