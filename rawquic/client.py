@@ -358,12 +358,7 @@ async def _connect(
 
 
 async def _resolve(endpoint: UdpEndpoint, host: str, port: int) -> list[Address]:
-    try:
-        infos = await look_up(host, port)
-    except sockets.gaierror as error:
-        raise OSError(f"cannot resolve {host!r}: {error.strerror}") from error
-    except UnicodeError as error:
-        raise OSError(f"cannot resolve {host!r}: {error}") from error
+    infos = await look_up(host, port, f"cannot resolve {host!r}")
     only_ipv4 = ":" not in endpoint.local_address[0]
     families: dict[int, list[Address]] = {}
     for family, _, _, _, address in infos:

@@ -377,12 +377,7 @@ async def serve_with_shutdown(
 
 async def bind(host: str, port: int, config: Config, *, reuse_port: bool = False) -> sockets.socket:
     """A bound UDP socket; "::" takes both families, IPv4 alone where IPv6 is off."""
-    try:
-        infos = await look_up(host or "::", port, sockets.AI_PASSIVE)
-    except sockets.gaierror as error:
-        raise OSError(f"cannot bind UDP {host!r}: {error.strerror}") from error
-    except UnicodeError as error:
-        raise OSError(f"cannot bind UDP {host!r}: {error}") from error
+    infos = await look_up(host or "::", port, f"cannot bind UDP {host!r}", sockets.AI_PASSIVE)
     family, _, _, _, address = infos[0]
     try:
         return open_socket(address, family, config, reuse_port=reuse_port)

@@ -6,6 +6,7 @@ It never touches stream data.
 """
 
 import hmac
+import logging
 import math
 from collections.abc import Callable
 from functools import partial
@@ -32,6 +33,8 @@ from ..qlog import QlogTrace
 from . import parameters
 from .closing import closed_by_peer, closed_by_this_end
 from .interface import Address, Event, EventTuple
+
+logger = logging.getLogger("rawquic")
 
 CONNECTION_ID_LENGTH = 8
 # Out of order per space (aioquic's own bound is eight times that), and in one TLS message.
@@ -304,6 +307,12 @@ class ControlPlane(QuicConnection):
             self._end(error)
             self.close(error_code=code, frame_type=QuicFrameType.PADDING, reason_phrase=reason)
 
+    def broke(self, error: Exception) -> None:
+        """An error inside the connection, which is ours: it ends, and says so."""
+        logger.error("connection %s broke", self.connection_id().hex(), exc_info=error)
+        reason = SessionError(f"internal error: {error!r}")
+        self.close_with_transport_error(QuicErrorCode.INTERNAL_ERROR, "", reason)
+
     def _end(self, reason: SessionError) -> None:
         self.close_reason = reason
         self._session_events[(Event.CLOSED, 0)] = None
@@ -413,6 +422,11 @@ class ControlPlane(QuicConnection):
     def peer_address(self) -> Address:
         address: Address = self._network_paths[0].addr
         return address
+
+    def _is_elsewhere(self, address: Address) -> bool:
+        """RFC 9000 §9: without migration, packets from elsewhere are not this peer's."""
+        fixed = bool(self._network_paths) and not self.config.allow_migration
+        return fixed and address != self.peer_address()
 
     def probe_timeout(self) -> float:
         """The PTO in seconds, without backoff (RFC 9002 §6.2.1)."""

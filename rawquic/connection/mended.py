@@ -105,9 +105,8 @@ class MendedAioquic(ControlPlane):
     def receive(self, data: bytes, address: Address, now: float, ecn: int = 0) -> None:
         if self.close_reason is not None:
             return  # it is over, though the close may not have been sent yet
-        fixed = bool(self._network_paths) and not self.config.allow_migration
-        if fixed and address != self.peer_address():
-            return  # RFC 9000 §9: without migration, packets from elsewhere are not this peer's
+        if self._is_elsewhere(address):
+            return
         self._received_at = now
         self._received_datagrams += 1
         self._received_bytes += len(data)

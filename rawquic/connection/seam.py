@@ -6,17 +6,14 @@ handlers get the frames that are theirs, one at a time. See docs/architecture.md
 Nothing here runs for each packet once the compiled loop carries them.
 """
 
-import logging
 from typing import Any
 
 from aioquic.quic import events as aioquic_events
 from aioquic.quic.connection import QuicConnectionError, QuicNetworkPath, QuicReceiveContext
-from aioquic.quic.packet import QuicErrorCode
 from aioquic.quic.packet_builder import QuicDeliveryState
 from aioquic.tls import Epoch
 
 from .. import _fastpath
-from ..errors import SessionError
 from .coalesced import split_datagram
 from .control import ControlPlane
 from .frame_sink import FrameSink, Token
@@ -24,8 +21,6 @@ from .interface import Address
 from .one_rtt_gate import OneRttGate
 from .one_rtt_keys import OneRttKeys
 from .shared_window import SharedWindow
-
-logger = logging.getLogger("rawquic")
 
 MAX_EARLY_PACKETS = 32  # 1-RTT packets that came before their keys
 PATH_FRAME = 9  # bytes of a PATH_CHALLENGE or PATH_RESPONSE
@@ -88,11 +83,8 @@ class JoinedPlanes(ControlPlane):
     # -- packets in ----------------------------------------------------------------------------
 
     def receive(self, data: bytes, address: Address, now: float, ecn: int = 0) -> None:
-        if self.is_ending() or self.close_reason is not None:
+        if self.is_ending() or self.close_reason is not None or self._is_elsewhere(address):
             return
-        fixed = bool(self._network_paths) and not self.config.allow_migration
-        if fixed and address != self.peer_address():
-            return  # RFC 9000 §9: without migration, packets from elsewhere are not this peer's
         self._now = now
         if data[0] & 0x80:
             self._receive_long(data, address, now, ecn)
@@ -201,12 +193,6 @@ class JoinedPlanes(ControlPlane):
             self.host_cid = cid
             self.change_connection_id()
             self._control_dirty = True
-
-    def broke(self, error: Exception) -> None:
-        """An error inside the data plane: this connection ends, and says so."""
-        logger.error("connection %s broke", self.connection_id().hex(), exc_info=error)
-        reason = SessionError(f"internal error: {error!r}")
-        self.close_with_transport_error(QuicErrorCode.INTERNAL_ERROR, "", reason)
 
     def data_plane_failed(self, code: int, frame_type: int, reason: str) -> None:
         self.close(error_code=code, frame_type=frame_type, reason_phrase=reason)

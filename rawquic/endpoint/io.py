@@ -49,17 +49,22 @@ class SocketIO(Protocol):
     def close(self) -> None: ...
 
 
-async def look_up(host: str, port: int, flags: int = 0) -> list[Any]:
+async def look_up(host: str, port: int, failure: str, flags: int = 0) -> list[Any]:
     """socket.getaddrinfo() for UDP: at once for an address, for a name in a thread of the loop.
 
-    Raises gaierror, UnicodeError, OverflowError.
+    Raises OSError: `failure`, and why.
     """
     kind = socket.SOCK_DGRAM
     try:
-        return socket.getaddrinfo(host, port, type=kind, flags=flags | socket.AI_NUMERICHOST)
-    except socket.gaierror:
-        loop = asyncio.get_running_loop()
-        return await loop.getaddrinfo(host, port, type=kind, flags=flags)
+        try:
+            return socket.getaddrinfo(host, port, type=kind, flags=flags | socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            loop = asyncio.get_running_loop()
+            return await loop.getaddrinfo(host, port, type=kind, flags=flags)
+    except socket.gaierror as error:
+        raise OSError(f"{failure}: {error.strerror}") from error
+    except UnicodeError as error:
+        raise OSError(f"{failure}: {error}") from error
 
 
 def open_socket(

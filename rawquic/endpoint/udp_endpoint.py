@@ -41,7 +41,6 @@ logger = logging.getLogger("rawquic")
 
 TURN_SECONDS = 0.004  # reading goes on so long before other tasks get their turn
 RESET_BURST, RESET_RATE = 50, 50.0  # stateless resets: at once, and per second
-INTERNAL_ERROR = 0x1  # RFC 9000 §20.1
 MIN_RESET_TRIGGER = 43  # RFC 9000 §10.3: an answer of 42 bytes is still smaller
 UNREACHABLE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EPERM})
 
@@ -121,10 +120,6 @@ class UdpEndpoint:
         self.routes.sync_ids(link)
         return link
 
-    @property
-    def connection_count(self) -> int:
-        return len(self._links)
-
     def links(self) -> list[Link]:
         return list(self._links)
 
@@ -200,7 +195,7 @@ class UdpEndpoint:
         try:
             link.connection.receive(data, peer, now, ecn)
         except Exception as error:
-            self._broken(link, error)
+            link.connection.broke(error)
 
     def first_packet(
         self, link: Link, data: bytes, peer: Address, local: str | None, now: float
@@ -268,11 +263,6 @@ class UdpEndpoint:
         if events:
             link.on_events(events)
 
-    def _broken(self, link: Link, error: Exception) -> None:
-        logger.error("connection %s broke", link.connection.connection_id().hex(), exc_info=error)
-        reason = SessionError(f"internal error: {error!r}")
-        link.connection.close_with_transport_error(INTERNAL_ERROR, "", reason)
-
     # -- out -----------------------------------------------------------------------------------
 
     def flush_soon(self, link: Link) -> None:
@@ -284,11 +274,7 @@ class UdpEndpoint:
         """Build and send what `link`'s connection has queued, in this very call."""
         if link in self._links and not (self._blocked or self.closed):
             self._dirty.pop(link, None)
-            if not link.connection.sends_itself():
-                self._collect(link, time.monotonic())
-                self._send()
-            if link in self._links:
-                self._flush_connection(link)
+            self._flush_links([link])
 
     def send_soon(self, data: bytes, peer: Address, local: str | None) -> None:
         """A datagram that belongs to no connection."""
@@ -324,17 +310,20 @@ class UdpEndpoint:
         dirty = list(itertools.islice(self._dirty, AT_ONCE))
         for link in dirty:
             del self._dirty[link]
-        now = time.monotonic()
-        for link in dirty:
-            if link in self._links and not link.connection.sends_itself():
-                self._collect(link, now)
-        self._send()
-        for link in dirty:
-            if link in self._links:
-                self._flush_connection(link)
+        self._flush_links(dirty)
         if self._dirty:
             self._schedule_flush()
         self._deadlines.arm()
+
+    def _flush_links(self, links: list[Link]) -> None:
+        now = time.monotonic()
+        for link in links:
+            if link in self._links and not link.connection.sends_itself():
+                self._collect(link, now)
+        self._send()
+        for link in links:
+            if link in self._links:
+                self._flush_connection(link)
 
     def _flush_connection(self, link: Link) -> None:
         """Behind the handshake's packets, those that the connection sends itself."""
@@ -342,7 +331,7 @@ class UdpEndpoint:
         try:
             more = connection.flush()
         except Exception as error:
-            self._broken(link, error)
+            link.connection.broke(error)
             more = True  # the close
         if more:
             self.flush_soon(link)
@@ -355,7 +344,7 @@ class UdpEndpoint:
         try:
             packets = connection.datagrams_to_send(now)
         except Exception as error:
-            self._broken(link, error)
+            link.connection.broke(error)
             packets = self._last_words(connection, now)
         local = link.local
         self._outgoing += [(data, peer, local, 0) for data, peer in packets]
@@ -474,7 +463,7 @@ class UdpEndpoint:
         try:
             link.connection.handle_timer(now)
         except Exception as error:
-            self._broken(link, error)
+            link.connection.broke(error)
         self._after(link)
         self.flush_soon(link)
 
