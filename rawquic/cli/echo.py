@@ -4,7 +4,6 @@ import asyncio
 import os
 import time
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from typing import Any
 
 import click
@@ -12,7 +11,7 @@ import click
 import rawquic
 from rawquic.cli import display, hints
 from rawquic.cli.echoing import Advance, compare, echo_stream, patience
-from rawquic.cli.options import PORT, byte_size, json_option, sha256, verbose_option
+from rawquic.cli.options import PORT, byte_size, json_option, trust_options, verbose_option
 
 
 @click.command()
@@ -29,20 +28,7 @@ from rawquic.cli.options import PORT, byte_size, json_option, sha256, verbose_op
     show_default=True,
     help="How many streams, one after another.",
 )
-@click.option(
-    "--pin",
-    "pins",
-    type=sha256,
-    metavar="SHA256",
-    multiple=True,
-    help="Trust the certificate with this SHA-256, as the server prints it.",
-)
-@click.option(
-    "--cafile",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Trust these PEM certificates in place of the system's.",
-)
-@click.option("--insecure", is_flag=True, help="Trust any certificate.")
+@trust_options
 @click.option(
     "--timeout",
     type=click.FloatRange(0, 3600, min_open=True),
@@ -58,9 +44,7 @@ def echo(
     message: str | None,
     size: int | None,
     count: int,
-    pins: tuple[str, ...],
-    cafile: Path | None,
-    insecure: bool,
+    trust: dict[str, Any],
     timeout: float,
     as_json: bool,
 ) -> None:
@@ -74,20 +58,11 @@ def echo(
     """
     if message is not None and size is not None:
         raise click.UsageError("--message and --size exclude each other")
-    if insecure and (pins or cafile):
-        raise click.UsageError("--insecure takes no --pin and no --cafile")
     if size is None:
         payload = os.fsencode(message if message is not None else "hello")
     else:
         payload = os.urandom(size)
-    connecting = rawquic.connect(
-        host,
-        port,
-        cafile=str(cafile) if cafile else None,
-        verify=not insecure,
-        pinned_sha256=pins,
-        timeout=timeout,
-    )
+    connecting = rawquic.connect(host, port, timeout=timeout, **trust)
     wanted = not as_json
     with (
         hints.connecting(),

@@ -6,15 +6,12 @@ from pathlib import Path
 import click
 
 from rawquic.cli.echoing import serve_echo
-from rawquic.cli.options import PORT_OR_ANY, verbose_option
-from rawquic.cli.serving import PEM_FILE, identity, serve_until_stopped
+from rawquic.cli.options import listening_options, verbose_option
+from rawquic.cli.serving import identity, serve_until_stopped
 
 
 @click.command("echo-server")
-@click.option("--host", default="127.0.0.1", show_default=True, help="'::' for every address.")
-@click.option("--port", type=PORT_OR_ANY, default=4433, show_default=True, help="0: any free port.")
-@click.option("--cert", "certfile", type=PEM_FILE, help="PEM certificate chain.")
-@click.option("--key", "keyfile", type=PEM_FILE, help="PEM private key, if not in --cert.")
+@listening_options
 @click.option(
     "--drain",
     type=click.FloatRange(0, 3600),

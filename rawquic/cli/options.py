@@ -1,10 +1,16 @@
 """Options and parameter types that more than one command has."""
 
+import functools
 import logging
 import re
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import click
+
+Command = Callable[..., Any]
 
 UNITS = {
     "": 1,
@@ -26,6 +32,7 @@ AIOQUIC = "quic"
 LARGEST = 2**30
 PORT = click.IntRange(1, 65535)
 PORT_OR_ANY = click.IntRange(0, 65535)
+PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def byte_size(text: str) -> int:
@@ -74,3 +81,59 @@ verbose_option = click.option(
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object, for a program to read."
 )
+
+
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, in the order of the help text."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+listening_options = together(
+    click.option("--host", default="127.0.0.1", show_default=True, help="'::' for every address."),
+    click.option(
+        "--port", type=PORT_OR_ANY, default=4433, show_default=True, help="0: any free port."
+    ),
+    click.option("--cert", "certfile", type=PEM_FILE, help="PEM certificate chain."),
+    click.option("--key", "keyfile", type=PEM_FILE, help="PEM private key, if not in --cert."),
+)
+
+
+def trust_options(command: Command) -> Command:
+    """Whom to believe; the command gets `trust`, arguments of `rawquic.connect`."""
+
+    @functools.wraps(command)
+    def trusting(
+        *, pins: tuple[str, ...], cafile: Path | None, insecure: bool, **given: Any
+    ) -> Any:
+        if insecure and (pins or cafile):
+            raise click.UsageError("--insecure takes no --pin and no --cafile")
+        trust = {
+            "pinned_sha256": pins,
+            "cafile": str(cafile) if cafile else None,
+            "verify": not insecure,
+        }
+        return command(trust=trust, **given)
+
+    return together(
+        click.option(
+            "--pin",
+            "pins",
+            type=sha256,
+            metavar="SHA256",
+            multiple=True,
+            help="Trust the certificate with this hash, as the server prints it; "
+            "repeat it for more.",
+        ),
+        click.option(
+            "--cafile",
+            type=PEM_FILE,
+            help="Trust these PEM certificates in place of the system's.",
+        ),
+        click.option("--insecure", is_flag=True, help="Trust any certificate."),
+    )(trusting)

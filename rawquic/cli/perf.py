@@ -19,17 +19,18 @@ from rawquic.backend import BACKEND, CHOICES
 from rawquic.cli import display, hints
 from rawquic.cli.options import (
     PORT,
-    PORT_OR_ANY,
+    Command,
     byte_size,
     json_option,
-    sha256,
+    listening_options,
+    together,
+    trust_options,
     verbose_option,
 )
-from rawquic.cli.serving import PEM_FILE, identity, serve_until_stopped
+from rawquic.cli.serving import identity, serve_until_stopped
 from rawquic.perf import ALPN, WORKS, Options, Result, run, serve_perf, verify
 from rawquic.perf.interface import Connect
 
-Command = Callable[..., Any]
 RAN = ("RAWQUIC_PERF_BACKEND", "1")  # set once the chosen backend runs
 TICK = 0.1
 MARGIN = 2.0  # a work takes about twice its duration, with what comes before it
@@ -56,40 +57,35 @@ def size_option(name: str, default: str, told: str) -> Callable[[Command], Comma
     )
 
 
-def transport_options(command: Command) -> Command:
-    """The options of both ends that say how connections are set up."""
-    for option in reversed(
-        (
-            click.option(
-                "--udp-payload",
-                type=click.IntRange(1200, 65527),
-                default=1452,
-                show_default=True,
-                help="Bytes of UDP payload of a packet.",
-            ),
-            size_option("--stream-window", "4MiB", "Unread bytes that a stream may hold."),
-            size_option("--receive-window", "8MiB", "The same of all streams together."),
-            size_option("--send-window", "4MiB", "Written bytes that wait for their ACK, at most."),
-            click.option("--congestion", default="cubic", show_default=True, help="Or newreno."),
-            click.option(
-                "--cipher",
-                type=click.Choice(["aes-128", "aes-256", "chacha20"]),
-                default="aes-128",
-                show_default=True,
-                help="What encrypts packets, GCM with AES.",
-            ),
-            click.option("--no-gso", is_flag=True, help="No segmentation offload."),
-            click.option("--no-gro", is_flag=True, help="No receive offload."),
-            click.option(
-                "--backend",
-                type=click.Choice(CHOICES),
-                default=None,
-                help="As the variable RAWQUIC_BACKEND.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+# Of both ends: how connections are set up.
+transport_options = together(
+    click.option(
+        "--udp-payload",
+        type=click.IntRange(1200, 65527),
+        default=1452,
+        show_default=True,
+        help="Bytes of UDP payload of a packet.",
+    ),
+    size_option("--stream-window", "4MiB", "Unread bytes that a stream may hold."),
+    size_option("--receive-window", "8MiB", "The same of all streams together."),
+    size_option("--send-window", "4MiB", "Written bytes that wait for their ACK, at most."),
+    click.option("--congestion", default="cubic", show_default=True, help="Or newreno."),
+    click.option(
+        "--cipher",
+        type=click.Choice(["aes-128", "aes-256", "chacha20"]),
+        default="aes-128",
+        show_default=True,
+        help="What encrypts packets, GCM with AES.",
+    ),
+    click.option("--no-gso", is_flag=True, help="No segmentation offload."),
+    click.option("--no-gro", is_flag=True, help="No receive offload."),
+    click.option(
+        "--backend",
+        type=click.Choice(CHOICES),
+        default=None,
+        help="As the variable RAWQUIC_BACKEND.",
+    ),
+)
 
 
 CIPHERS = {
@@ -126,10 +122,7 @@ def _ensure_backend(wanted: str | None) -> None:
 
 
 @perf.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="'::' for every address.")
-@click.option("--port", type=PORT_OR_ANY, default=4433, show_default=True, help="0: any free port.")
-@click.option("--cert", "certfile", type=PEM_FILE, help="PEM certificate chain.")
-@click.option("--key", "keyfile", type=PEM_FILE, help="PEM private key, if not in --cert.")
+@listening_options
 @transport_options
 @verbose_option
 def server(
@@ -213,16 +206,7 @@ def server(
 @click.option(
     "--verify/--no-verify", "proved", default=True, help="First move random bytes and compare."
 )
-@click.option(
-    "--pin",
-    "pins",
-    type=sha256,
-    metavar="SHA256",
-    multiple=True,
-    help="Trust the certificate with this hash; repeat it for more.",
-)
-@click.option("--cafile", type=PEM_FILE, help="Trust these PEM certificates.")
-@click.option("--insecure", is_flag=True, help="Trust any certificate.")
+@trust_options
 @click.option("--server-name", help="To be verified, in place of HOST.")
 @transport_options
 @json_option
@@ -233,9 +217,7 @@ def client(
     works: Sequence[str],
     one_by_one: bool,
     proved: bool,
-    pins: Sequence[str],
-    cafile: Path | None,
-    insecure: bool,
+    trust: dict[str, Any],
     server_name: str | None,
     backend: str | None,
     as_json: bool,
@@ -249,16 +231,9 @@ def client(
       rawquic perf client localhost --cafile cert.pem --work download --size 1GiB --json
       rawquic perf client ::1 --insecure --work requests --at-once 100 --connections 4
     """
-    if insecure and (pins or cafile):
-        raise click.UsageError("--insecure takes no --pin and no --cafile")
     _ensure_backend(backend)
     options = Options(batch=not one_by_one, **{name: given[name] for name in OF_A_WORK})
-    trust = {
-        "server_name": server_name,
-        "pinned_sha256": pins,
-        "cafile": str(cafile) if cafile else None,
-        "verify": not insecure,
-    }
+    trust["server_name"] = server_name
 
     async def measure() -> tuple[dict[str, str], list[Result]]:
         async with _connecting(host, port, _config(given), trust) as connect:

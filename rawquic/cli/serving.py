@@ -15,7 +15,6 @@ from rawquic.selfsigned import certificate_sha256, self_signed
 
 ANY_ADDRESS = ("::", "0.0.0.0")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 Pem = Path | bytes
 
