@@ -29,7 +29,6 @@ class Stream:
         self.error: Exception | None = None
         self.stopped: StreamStopped | None = None
         self.waiter: asyncio.Future[None] | None = None
-        self.sent_end = False
 
     async def read(self, n: int = 65536) -> Any:
         while not self.parts:
@@ -57,7 +56,6 @@ class Stream:
         if self.stopped is not None:
             raise self.stopped
         self.session.check()
-        self.sent_end = True
         self.session.send_end(self.id)
 
     def reset(self, code: int = 0) -> None:
