@@ -73,13 +73,13 @@ def _make(folder: Path, python: str, now: str, installs: Sequence[Sequence[str]]
     (folder / "rawquic-bench.stamp").write_text(now)
 
 
-def main_environment() -> Path:
-    """The interpreter with rawquic (its extension where it can be built) and the Python peers."""
+def main_environment(made_from: str) -> Path:
+    """The interpreter with rawquic (its extension where it can be built) and the Python peers.
+
+    `made_from`: the hash of all that the installation of rawquic depends on.
+    """
     requirements = PEERS / "main.txt"
-    sources = [ROOT / "pyproject.toml", ROOT / "setup.py", ROOT / "rawquic" / "_fastpath.pyx"]
-    sources += sorted((ROOT / "rawquic" / "fastpath").glob("*"))
-    build = [os.environ.get(name) for name in ("RAWQUIC_BUILD", "RAWQUIC_IPSEC_MB", "CC")]
-    now = _fingerprint(sys.version, build, requirements, *sources)
+    now = _fingerprint(made_from, requirements)
     if not _ready(MAIN, now):
         say("installing rawquic and what the comparison needs (once)")
         try:
@@ -151,3 +151,7 @@ def cargo_peer(name: str, *, build: bool = True) -> Path | Absent:
     except subprocess.CalledProcessError:
         return Absent(f"cargo could not build it: {_last_line(log)}")
     return binary
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{main_environment(sys.argv[1])}\n")
