@@ -41,6 +41,9 @@ reactor      Reactor: the loop of an endpoint
 
 cimport cython
 
+from rawquic.connection.interface import Event
+from rawquic.errors import StreamFinished, StreamReset, StreamStopped
+
 include "fastpath/c_socket.pxd"
 include "fastpath/address.pxi"
 include "fastpath/udp_errors.pxi"

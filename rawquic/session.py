@@ -24,6 +24,12 @@ logger = logging.getLogger("rawquic")
 T = TypeVar("T")
 
 BIDI, UNI = 0, 1
+# An enum's members are slow to look up.
+READABLE, WRITABLE = Event.READABLE, Event.WRITABLE
+STREAM_OPENED, SEND_ENDED, STOPPED = Event.STREAM_OPENED, Event.SEND_ENDED, Event.STOPPED
+DATAGRAMS, DATAGRAM_ROOM = Event.DATAGRAMS, Event.DATAGRAM_ROOM
+STREAMS_AVAILABLE, PING_ACKED = Event.STREAMS_AVAILABLE, Event.PING_ACKED
+CLOSED = Event.CLOSED
 SHOWN_STREAMS = 10  # how many stream IDs a log line names
 
 
@@ -378,41 +384,41 @@ class RawQuicSession:
 
     def _on_events(self, events: list[EventTuple]) -> None:
         for kind, value in events:
-            if kind is Event.READABLE:
+            if kind is READABLE:
                 receiving = self._receiving.get(value)
                 if receiving is not None:
                     receiving._wake()
-            elif kind is Event.WRITABLE:
+            elif kind is WRITABLE:
                 sending = self._sending.get(value)
                 if sending is not None:
                     sending._wake()
-            elif kind is Event.STREAM_OPENED:
+            elif kind is STREAM_OPENED:
                 uni = (value >> 1) & 1
                 self._arrived[uni].append(value)
                 self._accept_waiters[uni].wake()
-            elif kind is Event.SEND_ENDED:
+            elif kind is SEND_ENDED:
                 sending = self._sending.pop(value, None)
                 if sending is not None:
                     sending._on_ended()
                 elif self._is_to_be_accepted(value):
                     self._ended_before.add(value)
                 self._acked_waiters.wake()
-            elif kind is Event.STOPPED:
+            elif kind is STOPPED:
                 sending = self._sending.get(value)
                 if sending is not None:
                     sending._on_stopped()
                 self._acked_waiters.wake()
-            elif kind is Event.DATAGRAMS:
+            elif kind is DATAGRAMS:
                 self._datagram_waiters.wake()
-            elif kind is Event.DATAGRAM_ROOM:
+            elif kind is DATAGRAM_ROOM:
                 self._datagram_room_waiters.wake()
-            elif kind is Event.STREAMS_AVAILABLE:
+            elif kind is STREAMS_AVAILABLE:
                 self._open_waiters[value].wake()
-            elif kind is Event.PING_ACKED:
+            elif kind is PING_ACKED:
                 ping = self._pings.pop(value, None)
                 if ping is not None and not ping.done():
                     ping.set_result(None)
-            elif kind is Event.CLOSED:
+            elif kind is CLOSED:
                 self._on_closed()
 
     def _on_closed(self) -> None:

@@ -62,7 +62,7 @@ class SendStream:
         self._reset_code: int | None = None
         self._stop_code = self._connection.stop_code(stream_id)
         self._acked = False
-        self._waiters = Waiters(session._loop)
+        self._waiters: Waiters | None = None  # made by the first that waits
 
     @property
     def id(self) -> int:
@@ -108,7 +108,7 @@ class SendStream:
                 self._link.flush_soon()
             if offset == size:
                 return
-            await self._waiters.wait()
+            await self._wait()
 
     def finish(self) -> None:
         """No more data: the end goes out behind what was written (FIN). Twice is once.
@@ -140,7 +140,7 @@ class SendStream:
             if self._acked:
                 return
             self._session._raise_if_closed()
-            await self._waiters.wait()
+            await self._wait()
 
     def reset(self, code: int = 0) -> None:
         """Give up sending (RESET_STREAM, RFC 9000 §3.1): what is not delivered yet may never be.
@@ -167,7 +167,7 @@ class SendStream:
             if self._acked or self._reset_code is not None:
                 return None
             self._session._raise_if_closed()
-            await self._waiters.wait()
+            await self._wait()
 
     async def __aenter__(self) -> Self:
         return self
@@ -197,10 +197,17 @@ class SendStream:
             raise StreamFinished(f"stream {self._id} takes no more data: it was finished")
         if self._reset_code is not None:
             raise StreamFinished(f"stream {self._id} was reset with code {self._reset_code}")
-        self._session._raise_if_closed()
+        if self._connection.close_reason is not None:
+            self._session._raise_if_closed()
+
+    async def _wait(self) -> None:
+        if self._waiters is None:
+            self._waiters = Waiters(self._session._loop)
+        await self._waiters.wait()
 
     def _wake(self) -> None:
-        self._waiters.wake()
+        if self._waiters is not None:
+            self._waiters.wake()
 
     def _on_stopped(self) -> None:
         self._stop_code = self._connection.stop_code(self._id)
@@ -242,13 +249,15 @@ class RecvStream:
             SessionError: the session ended before the end of the stream.
             RuntimeError: another task is reading.
         """
-        if n == -1:
-            return await self._read_all(None)
         if n <= 0:
+            if n == -1:
+                return await self._read_all(None)
             raise ValueError(f"read({n}): n must be at least 1, or -1 for all")
         self._begin()
         try:
-            return await self._read_some(n)
+            while (data := self._take(n)) is None:
+                await self._wait()
+            return data
         finally:
             self._reading = False
 
@@ -333,30 +342,38 @@ class RecvStream:
         self._reading = True
 
     async def _read_some(self, n: int) -> bytes:
+        while (data := self._take(n)) is None:
+            await self._wait()
+        return data
+
+    def _take(self, n: int) -> bytes | None:
+        """As `read`, but None when there is nothing yet."""
         if self._returned:
             first = self._returned.pop(0)
             if len(first) > n:
                 self._returned.insert(0, first[n:])
             return first[:n]
-        while True:
-            if self._error is not None:
-                raise copy.copy(self._error)
-            if self._at_end:
-                return b""
-            try:
-                data = self._connection.read(self._id, n)
-            except StreamReset as error:
-                self._end(copy.copy(error))  # the one that is raised holds this frame
-                raise
-            if data is not None:
-                if not data:
-                    self._at_end = True
-                    self._session._forget_receiving(self._id)
-                self._link.flush_if_wanted()
-                return data
+        if self._error is not None:
+            raise copy.copy(self._error)
+        if self._at_end:
+            return b""
+        try:
+            data = self._connection.read(self._id, n)
+        except StreamReset as error:
+            self._end(copy.copy(error))  # the one that is raised holds this frame
+            raise
+        if data is None:
             self._session._raise_if_closed()
-            if self._link.endpoint.look_for_packets():
-                continue
+            return None
+        if not data:
+            self._at_end = True
+            self._session._forget_receiving(self._id)
+        if self._connection.wants_flush():
+            self._link.flush_soon()
+        return data
+
+    async def _wait(self) -> None:
+        if not self._link.endpoint.look_for_packets():
             self._waiter = self._session._loop.create_future()
             await self._waiter
 

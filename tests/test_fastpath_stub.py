@@ -39,7 +39,11 @@ def public(owner: ModuleType | type) -> set[str]:
     return {
         name
         for name, value in vars(owner).items()
-        if not name.startswith("_") and not isinstance(value, ModuleType)
+        if not (
+            name.startswith("_")
+            or isinstance(value, ModuleType)
+            or (isinstance(value, type) and value.__module__ != _fastpath.__name__)
+        )
     }
 
 

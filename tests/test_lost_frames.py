@@ -49,7 +49,7 @@ def test_the_first_retire_connection_id_is_lost() -> None:
     lost = tap.lose_first(0x19)
     old = pair.server._host_cids[0].cid
     pair.client.change_connection_id()
-    pair.client._control_dirty = True
+    pair.client.plane.control_dirty = True
     pair.flush()
     pair.run(2.0)
     assert lost and all(each.cid != old for each in pair.server._host_cids)

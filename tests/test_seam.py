@@ -274,7 +274,7 @@ def test_each_control_frame_is_settled_once(monkeypatch: pytest.MonkeyPatch) -> 
     pair.handshake()
     for _ in range(5):
         pair.client.change_connection_id()
-        pair.client._control_dirty = True
+        pair.client.plane.control_dirty = True
         pair.flush()
         pair.run(3.0)
     assert len(queued) >= 14

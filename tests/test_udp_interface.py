@@ -56,7 +56,15 @@ class TestInterface:
             assert stub[name] == python[name], name
 
     def test_signatures_at_run_time(self):
-        for name in ("fileno", "receive", "send", "take_errors", "take_too_large", "stats"):
+        for name in (
+            "fileno",
+            "receive",
+            "send",
+            "has_notes",
+            "take_errors",
+            "take_too_large",
+            "stats",
+        ):
             a, b = (
                 [
                     (p.name, p.kind, p.default)

@@ -64,7 +64,6 @@ class JoinedPlanes(ControlPlane):
         self._local_max_stream_data_bidi_remote = self._local_max_stream_data_uni = stream
         self._keys = OneRttKeys(self.plane, config.aead)
         self._early: list[tuple[bytes, QuicNetworkPath, int]] = []
-        self._control_dirty = True
         self._now = 0.0
         self._receiving_from: QuicNetworkPath | None = None
         # Datagrams of the handshake; the data plane counts its own, and path probes.
@@ -103,7 +102,7 @@ class JoinedPlanes(ControlPlane):
         self._received_datagrams += 1
         self._received_bytes += len(data) - len(tail)
         self.receive_datagram(handshake, address, now)
-        self._control_dirty = True
+        self.plane.control_dirty = True
         self._take_aioquic_events()
         self._settle()
         if tail and self.close_reason is None:
@@ -148,7 +147,7 @@ class JoinedPlanes(ControlPlane):
             path.validation_deadline = None
         if before[0] != path.addr[0]:
             self.plane.path_changed()  # §9.4: not when only the port changed
-        self._control_dirty = True
+        self.plane.control_dirty = True
 
     # -- what the data plane asks --------------------------------------------------------------
 
@@ -170,7 +169,7 @@ class JoinedPlanes(ControlPlane):
                 frame_type=error.frame_type,
                 reason_phrase=error.reason_phrase,
             )
-        self._control_dirty = True
+        self.plane.control_dirty = True
         if self.is_ending() or self._close_pending:
             self.plane.closing = True
 
@@ -182,7 +181,7 @@ class JoinedPlanes(ControlPlane):
         handler, arguments = token
         if handler is not None:
             handler(QuicDeliveryState.ACKED if acked else QuicDeliveryState.LOST, *arguments)
-            self._control_dirty = self._control_dirty or not acked
+            self.plane.control_dirty = self.plane.control_dirty or not acked
 
     def first_acknowledgement(self) -> None:
         self._loss.peer_completed_address_validation = True
@@ -192,7 +191,11 @@ class JoinedPlanes(ControlPlane):
         if not self._is_client and cid != self.host_cid:
             self.host_cid = cid
             self.change_connection_id()
-            self._control_dirty = True
+            self.plane.control_dirty = True
+
+    def close(self, *arguments: Any, **options: Any) -> None:
+        super().close(*arguments, **options)
+        self.plane.control_dirty = True  # the close is to be sent
 
     def data_plane_failed(self, code: int, frame_type: int, reason: str) -> None:
         self.close(error_code=code, frame_type=frame_type, reason_phrase=reason)
@@ -200,10 +203,12 @@ class JoinedPlanes(ControlPlane):
     # -- after anything ------------------------------------------------------------------------
 
     def _after_call(self) -> None:
-        self.plane.control_called = False
+        plane = self.plane
+        plane.control_called = False
         self._take_aioquic_events()
         self._settle()
         self._follow_cid()
+        plane.control_sends = not self._handshake_confirmed or len(self._network_paths) != 1
         if self._reactor is not None and self.handshake_done:
             self._follow_path()
 
@@ -290,7 +295,7 @@ class JoinedPlanes(ControlPlane):
             packets = self._handshake_packets(now)
             self._share_window()
         path = self._network_paths[0]
-        if self._control_dirty and self.handshake_done:
+        if self.plane.control_dirty and self.handshake_done:
             if path.remote_challenges:
                 packets += self._probe(path, self._peer_cid.cid, now, challenge=False)
                 path.remote_challenges.clear()  # what did not fit is asked again
@@ -320,7 +325,7 @@ class JoinedPlanes(ControlPlane):
         """Let aioquic write its 1-RTT frames into a sink, and queue them in the data plane."""
         if self.plane.control_waiting() >= MAX_CONTROL_FRAMES:
             return  # until those have left, which takes a peer that acknowledges
-        self._control_dirty = False
+        self.plane.control_dirty = False
         sink = FrameSink()
         self._loss._pacer.packet_time = None  # the handshake's pacer would hold frames back
         self._gate.send.writing_frames = True

@@ -32,6 +32,7 @@ class Deadlines(Generic[Owner]):
         self._heap: list[tuple[float, int, list[Owner]]] = []  # the list is empty once forgotten
         self._entries: dict[Owner, tuple[float, int, list[Owner]]] = {}
         self._order = itertools.count()
+        self.changed = False  # since the timer was armed last
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._closed = False
@@ -39,6 +40,7 @@ class Deadlines(Generic[Owner]):
     def set(self, owner: Owner, deadline: float) -> None:
         """Call for `owner` at `deadline`, and at no other time; `arm` starts the timer."""
         self.forget(owner)
+        self.changed = True
         entry = (deadline, next(self._order), [owner])
         self._entries[owner] = entry
         heapq.heappush(self._heap, entry)
@@ -53,6 +55,7 @@ class Deadlines(Generic[Owner]):
 
     def arm(self) -> None:
         """Have the loop call at the earliest deadline, if that is earlier than what it has."""
+        self.changed = False
         while self._heap and not self._heap[0][2]:
             heapq.heappop(self._heap)
         if self._closed or not self._heap:

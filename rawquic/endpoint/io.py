@@ -43,6 +43,7 @@ class SocketIO(Protocol):
     def read_more(self) -> list[Incoming]: ...
     def send(self, datagrams: Sequence[Outgoing]) -> int: ...
     def call_when_writable(self, callback: Callable[[], None]) -> None: ...
+    def has_notes(self) -> bool: ...
     def take_errors(self) -> list[tuple[int, Address | None]]: ...
     def take_too_large(self) -> list[tuple[Address, int]]: ...
     def stats(self) -> dict[str, int]: ...
@@ -116,6 +117,7 @@ class ReaderIO:
         self._loop = loop
         self._socket = sock
         self._udp = UdpSocket(sock, gso=config.enable_gso, gro=config.enable_gro)
+        self.has_notes = self._udp.has_notes
         self._on_batch: OnBatch | None = None
         self._writer: Callable[[], None] | None = None
         self._had_errors = False
@@ -276,6 +278,9 @@ class TransportIO(asyncio.DatagramProtocol):
 
     def call_when_writable(self, callback: Callable[[], None]) -> None:
         self._writer = callback
+
+    def has_notes(self) -> bool:
+        return bool(self._errors)
 
     def take_errors(self) -> list[tuple[int, Address | None]]:
         errors, self._errors = self._errors, []

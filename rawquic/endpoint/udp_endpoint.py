@@ -11,10 +11,10 @@ import logging
 import os
 import secrets
 import socket
-import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from threading import get_ident
 from typing import Any, Protocol
 
 from ..backend import BACKEND
@@ -66,7 +66,7 @@ class UdpEndpoint:
         self.packets_unroutable = 0
         self.resets_sent = 0
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
+        self._thread = get_ident()
         self._io: SocketIO
         if has_reader_calls(self._loop):
             kind = ReactorIO if BACKEND == "compiled" else ReaderIO
@@ -95,7 +95,7 @@ class UdpEndpoint:
         """RuntimeError from another thread than the loop's, and in a forked child."""
         if self.dead:
             raise RuntimeError("this endpoint was inherited through fork(); make a new one")
-        if threading.get_ident() != self._thread:
+        if get_ident() != self._thread:
             raise RuntimeError(
                 "rawquic objects belong to their event loop's thread; use loop.call_soon_threadsafe"
             )
@@ -126,7 +126,26 @@ class UdpEndpoint:
     # -- in ------------------------------------------------------------------------------------
 
     def _on_batch(self, batch: list[Incoming], planes: Sequence[Any]) -> None:
-        started = now = time.monotonic()
+        now = time.monotonic()
+        if batch:
+            self._on_datagrams(batch, now)
+        for plane in planes:
+            if plane.owner is not None:
+                self._on_news(plane.owner, now)
+        if self._io.has_notes():
+            self._on_socket_errors()
+        if planes:
+            if self._deadlines.changed:
+                self._deadlines.arm()
+            # Behind the tasks that this batch woke: what they write leaves in the same turn.
+            self._flush_follows = True
+            self._schedule_flush()
+        elif self._outgoing:
+            self._schedule_flush()
+
+    def _on_datagrams(self, batch: list[Incoming], now: float) -> None:
+        """Route them, and read more of them within bounds."""
+        started = now
         touched: dict[Link, None] = {}
         while True:
             for data, peer, local, ecn in batch:
@@ -139,17 +158,6 @@ class UdpEndpoint:
         for link in touched:
             self._after(link)
             self.flush_soon(link)
-        for plane in planes:
-            if plane.owner is not None:
-                self._on_news(plane.owner, now)
-        self._on_socket_errors()
-        if planes:
-            self._deadlines.arm()
-            # Behind the tasks that this batch woke: what they write leaves in the same turn.
-            self._flush_follows = True
-            self._schedule_flush()
-        elif self._outgoing:
-            self._schedule_flush()
 
     def _on_news(self, link: Link, now: float) -> None:
         """The compiled loop gave packets to this connection, and something came of it."""
@@ -268,7 +276,8 @@ class UdpEndpoint:
     def flush_soon(self, link: Link) -> None:
         """Ask `link`'s connection for packets once this turn of the loop is over."""
         self._dirty[link] = None
-        self._schedule_flush()
+        if not self._flush_scheduled:
+            self._schedule_flush()
 
     def flush_now(self, link: Link) -> None:
         """Build and send what `link`'s connection has queued, in this very call."""
@@ -307,20 +316,26 @@ class UdpEndpoint:
     def _flush_all(self) -> None:
         if self.closed or self._blocked:
             return
-        dirty = list(itertools.islice(self._dirty, AT_ONCE))
-        for link in dirty:
-            del self._dirty[link]
-        self._flush_links(dirty)
         if self._dirty:
-            self._schedule_flush()
-        self._deadlines.arm()
+            dirty, self._dirty = self._dirty, {}
+            if len(dirty) > AT_ONCE:
+                later = itertools.islice(dirty, AT_ONCE, None)
+                self._dirty = dict.fromkeys(later)
+                dirty = dict.fromkeys(itertools.islice(dirty, AT_ONCE))
+            self._flush_links(dirty)
+            if self._dirty:
+                self._schedule_flush()
+        elif self._outgoing:
+            self._send()
+        if self._deadlines.changed:
+            self._deadlines.arm()
 
-    def _flush_links(self, links: list[Link]) -> None:
-        now = time.monotonic()
+    def _flush_links(self, links: Iterable[Link]) -> None:
         for link in links:
-            if link in self._links and not link.connection.sends_itself():
-                self._collect(link, now)
-        self._send()
+            if not link.connection.sends_itself() and link in self._links:
+                self._collect(link, time.monotonic())
+        if self._outgoing:
+            self._send()
         for link in links:
             if link in self._links:
                 self._flush_connection(link)
@@ -367,8 +382,6 @@ class UdpEndpoint:
 
     def _send(self) -> None:
         outgoing = self._outgoing
-        if not outgoing:
-            return
         sent = self._io.send(outgoing)
         if sent < len(outgoing):
             self._outgoing = outgoing[sent:]
@@ -423,7 +436,8 @@ class UdpEndpoint:
             if waits and not self.dead:
                 # Long enough to answer a peer that was still sending when our close got lost.
                 await asyncio.sleep(min(max(waits) * 2, 0.5))
-                self._send()
+                if self._outgoing:
+                    self._send()
         finally:
             self.abort()
 

@@ -208,6 +208,10 @@ class UdpSocket:
                 note(self._errors, (code, peer))
         return len(prepared)
 
+    def has_notes(self) -> bool:
+        """True when take_errors() or take_too_large() has something to give."""
+        return bool(self._errors or self._too_large)
+
     def take_errors(self) -> list[tuple[int, Address | None]]:
         """Errors since the last call, [(errno, the peer it concerns or None), ...]: the last 64."""
         errors = list(self._errors)

@@ -115,6 +115,8 @@ cdef class DataPlane:
     cdef bint touched              # among those that got packets in this batch
     cdef public double armed       # the deadline that Python's timer stands at; 0: none
     cdef public bint control_called  # the control plane was called since Python looked
+    cdef public bint control_dirty   # it has something to send
+    cdef public bint control_sends   # Python has a part in all that is sent
 
     def __init__(
         self, control, *, bint is_client, uint64_t first_window, uint64_t receive_window,
@@ -127,6 +129,7 @@ cdef class DataPlane:
         self.is_client = is_client
         self.allowance = -1
         self.packets_per_key = <uint64_t>1 << 22
+        self.control_dirty = self.control_sends = True
         self.flow.send_window = send_window
         windows_begin(self, first_window, receive_window, stream_window)
         self.counts[0].peer_limit = self.counts[0].peer_allowed = bidi_streams
@@ -316,19 +319,24 @@ cdef class DataPlane:
         return plane_has_news(self)
 
     def take_events(self):
-        """What happened since the last call, as (event, number) tuples."""
+        """What happened since the last call, as (Event, number) tuples."""
         cdef EventQueue events = self.events
         cdef list result = []
         memset(&self.events, 0, sizeof(EventQueue))
         try:
             for i in range(events.count):
-                result.append((<int>events.items[i].kind, events.items[i].number))
+                result.append((EVENTS[events.items[i].kind], events.items[i].number))
         finally:
             free(events.items)
         return result
 
     def wants_flush(self):
-        return self.dirty
+        """True when something is to be sent that was queued since the last flush."""
+        return self.dirty or self.control_dirty
+
+    def sends_itself(self):
+        """True when the reactor's flush sends all there is."""
+        return self.routed and not (self.control_dirty or self.control_sends or self.closing)
 
     @property
     def largest_received(self):
@@ -348,13 +356,13 @@ cdef class DataPlane:
     def write(self, uint64_t stream_id, bytes data not None, Py_ssize_t offset):
         """Take what fits of data[offset:]; how much. WRITABLE tells of room after a short write.
 
-        -1: the stream was stopped by the peer; -2: it was finished or reset.
+        Raises StreamStopped, StreamFinished.
         """
         return plane_write(self, stream_id, data, offset)
 
     def finish(self, uint64_t stream_id):
-        """0, or -1, -2 as `write`."""
-        return plane_finish(self, stream_id)
+        """The end is behind what was written. Raises as `write` does."""
+        plane_finish(self, stream_id)
 
     def reset(self, uint64_t stream_id, uint64_t code):
         plane_reset(self, stream_id, code)
@@ -363,7 +371,7 @@ cdef class DataPlane:
         plane_stop(self, stream_id, code)
 
     def read(self, uint64_t stream_id, uint64_t most):
-        """bytes; b"" at the end; None when there is nothing yet; an int: reset, with that code."""
+        """bytes; b"" at the end; None when there is nothing yet. Raises StreamReset."""
         return plane_read(self, stream_id, most)
 
     def stop_code(self, uint64_t stream_id):

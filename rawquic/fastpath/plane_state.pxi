@@ -5,6 +5,8 @@
 from cpython.list cimport PyList_GET_SIZE
 
 # The numbers of rawquic.connection.interface.Event; a test compares them.
+cdef tuple EVENTS = tuple(Event)
+
 cdef enum:
     EVENT_STREAM_OPENED = 1
     EVENT_READABLE = 2

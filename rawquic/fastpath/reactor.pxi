@@ -183,10 +183,6 @@ cdef class Reactor:
         """True where trains leave and arrive whole (GSO and GRO)."""
         return self.socket.sender.grouped and self.socket.receiver.grouped
 
-    def has_notes(self):
-        """True when the socket has errors or refusals to report."""
-        return self.socket.errors.count > 0 or self.socket.too_large.count > 0
-
     # -- out ---------------------------------------------------------------------------------------
 
     def flush(self, DataPlane plane not None):
@@ -298,7 +294,7 @@ cdef int reactor_after(Reactor self, list others) except -1:
             plane_broke(plane, error)
         if more or plane_has_news(plane):
             ready.append(plane)
-    if (others or ready or self.has_notes()) and self.on_batch is not None:
+    if (others or ready or self.socket.has_notes()) and self.on_batch is not None:
         self.on_batch(others, ready)
     return 0
 

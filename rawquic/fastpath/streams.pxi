@@ -37,25 +37,23 @@ cdef object plane_open_stream(DataPlane self, bint uni):
     return stream_id
 
 
-cdef Py_ssize_t plane_writable(Stream *stream) noexcept:
-    """0: takes data. -1: stopped by the peer. -2: finished, reset or gone."""
+cdef int plane_check_writable(Stream *stream, uint64_t stream_id) except -1:
+    """Raises StreamStopped, or StreamFinished for one that was finished or reset, or is gone."""
     if stream != NULL and stream.send.stopped:
-        return -1
+        raise StreamStopped(stream.send.stop_code)
     if stream == NULL or not stream.send.exists or stream.send.fin_written or stream.send.reset:
-        return -2
+        raise StreamFinished(f"stream {stream_id} takes no more data: it was finished or reset")
     return 0
 
 
 cdef Py_ssize_t plane_write(
     DataPlane self, uint64_t stream_id, bytes data, Py_ssize_t offset
-) except? -3:
+) except -1:
     cdef Stream *stream = stream_find(&self.streams, stream_id)
     cdef Flow *flow = &self.flow
     cdef SendHalf *send
     cdef uint64_t size, room
-    cdef Py_ssize_t state = plane_writable(stream)
-    if state < 0:
-        return state
+    plane_check_writable(stream, stream_id)
     send = &stream.send
     size = <uint64_t>(len(data) - offset)
     room = flow.send_window - flow.buffered if flow.buffered < flow.send_window else 0
@@ -79,11 +77,9 @@ cdef Py_ssize_t plane_write(
     return <Py_ssize_t>size
 
 
-cdef int plane_finish(DataPlane self, uint64_t stream_id) noexcept:
+cdef int plane_finish(DataPlane self, uint64_t stream_id) except -1:
     cdef Stream *stream = stream_find(&self.streams, stream_id)
-    cdef Py_ssize_t state = plane_writable(stream)
-    if state < 0:
-        return <int>state
+    plane_check_writable(stream, stream_id)
     stream.send.fin_written = True
     queue_add(&self.queue, stream)
     self.dirty = True
@@ -135,6 +131,7 @@ cdef object plane_read(DataPlane self, uint64_t stream_id, uint64_t most):
     cdef Stream *stream = stream_find(&self.streams, stream_id)
     cdef ReceiveHalf *receive
     cdef bytes data
+    cdef uint64_t code
     if stream == NULL or not stream.receive.exists or stream.receive.released:
         return b""
     receive = &stream.receive
@@ -142,7 +139,7 @@ cdef object plane_read(DataPlane self, uint64_t stream_id, uint64_t most):
         receive.released = True
         code = receive.reset_code
         plane_settle_stream(self, stream)
-        return code
+        raise StreamReset(code)
     data = receive_half_read(receive, most)
     if data is not None:
         self.flow.read += <uint64_t>len(data)

@@ -267,6 +267,10 @@ cdef class UdpSocket:
             self.busy = False
         return result
 
+    def has_notes(self):
+        """True when take_errors() or take_too_large() has something to give."""
+        return self.errors.count > 0 or self.too_large.count > 0
+
     def take_errors(self):
         """Errors since the last call, [(errno, the peer it concerns or None), ...]: the last 64."""
         return self.taken(&self.errors, False)
