@@ -6,9 +6,24 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
+cdef extern from *:
+    """
+    /* True, and no hash kept, when the caller has the only reference: nobody can see it change. */
+    static inline int rawquic_bytes_reuse(PyObject *chunk) {
+        if (Py_REFCNT(chunk) != 1) return 0;
+    #pragma GCC diagnostic push
+    #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+        ((PyBytesObject *)chunk)->ob_shash = -1;
+    #pragma GCC diagnostic pop
+        return 1;
+    }
+    """
+    bint bytes_reuse "rawquic_bytes_reuse"(PyObject *chunk) noexcept
+
 cdef enum:
     CHUNK_BITS = 16
     CHUNK_SIZE = 65536
+    POOL_ROOM = 32        # a power of two; large chunks of the whole process: two batches of the socket's
     RANGES_LEAST = 1024   # disjoint ranges per stream, more with windows above 1 MiB
     WINDOW_LEAST = 1024
 
@@ -96,9 +111,45 @@ cdef uint8_t *chunk_at(ReceiveHalf *self, uint64_t index) noexcept:
     return <uint8_t *>PyBytes_AS_STRING(<object>slot[0])
 
 
+# Large chunks that were handed out, or read in pieces: as soon as the reader has dropped one, it is
+# used again. From malloc() each would be pages that the system has to find and clear anew.
+cdef PyObject *pool[POOL_ROOM]  # owned references, or NULL
+cdef unsigned int pool_next = 0
+
+
+cdef void pool_put(PyObject *chunk) noexcept:
+    """Take over a reference to a large chunk; the one that was put longest ago goes."""
+    global pool_next
+    cdef PyObject **slot = &pool[pool_next]
+    cdef PyObject *before = slot[0]
+    pool_next = (pool_next + 1) & (POOL_ROOM - 1)
+    slot[0] = chunk
+    if before != NULL:
+        Py_DECREF(<object>before)
+
+
+cdef PyObject *pool_take() noexcept:
+    """The only reference to a large chunk, or NULL."""
+    cdef PyObject **slot
+    cdef PyObject *chunk
+    cdef unsigned int i
+    for i in range(<unsigned int>POOL_ROOM):
+        slot = &pool[(pool_next + i) & (POOL_ROOM - 1)]
+        chunk = slot[0]
+        if chunk != NULL and bytes_reuse(chunk):
+            slot[0] = NULL
+            return chunk
+    return NULL
+
+
 cdef PyObject *new_bytes(uint64_t size) noexcept:
-    """A new bytes object with an owned reference; NULL, and no exception set, without memory."""
+    """A bytes object with an owned reference; NULL, and no exception set, without memory."""
     cdef object made
+    cdef PyObject *pooled
+    if size == CHUNK_SIZE:
+        pooled = pool_take()
+        if pooled != NULL:
+            return pooled
     try:
         made = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size)
     except MemoryError:
@@ -161,7 +212,10 @@ cdef void chunks_release(ReceiveHalf *self, uint64_t below) noexcept:
     while self.base < self.top and chunk_start(self.base + 1) <= below:
         slot = &self.chunks[self.base & (self.room - 1)]
         if slot[0] != NULL:
-            Py_DECREF(<object>slot[0])
+            if chunk_length(self.base) == CHUNK_SIZE:
+                pool_put(slot[0])
+            else:
+                Py_DECREF(<object>slot[0])
             slot[0] = NULL
         self.base += 1
     if self.base < chunk_index(below):
@@ -182,8 +236,6 @@ cdef bytes receive_half_read(ReceiveHalf *self, uint64_t most):
     slot = &self.chunks[index & (self.room - 1)]
     if at == 0 and size == chunk_length(index):
         data = <bytes>slot[0]
-        Py_DECREF(data)  # the ring's reference is the reader's now
-        slot[0] = NULL
     else:
         data = PyBytes_FromStringAndSize(PyBytes_AS_STRING(<object>slot[0]) + at, <Py_ssize_t>size)
     self.consumed += size

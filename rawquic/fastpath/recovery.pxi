@@ -231,6 +231,7 @@ cdef void forget_lost(DataPlane self) noexcept:
     """Stop remembering lost packets whose ACK would be far too late."""
     cdef SentPackets *sent = &self.sent
     cdef SentPacket *packet
+    sent.most = max(sent.most, sent.next - sent.first)
     while sent.first < sent.next:
         packet = sent_at(sent, sent.first)
         if packet.state == IN_FLIGHT:

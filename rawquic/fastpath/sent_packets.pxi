@@ -46,6 +46,7 @@ cdef struct SentPackets:
     uint64_t room
     uint64_t first        # no packet below it is IN_FLIGHT or LOST
     uint64_t next         # the number of the next packet
+    uint64_t most         # outstanding at once, since nothing was
     Record *spare         # owned: records to use again
     unsigned int spares
 
@@ -143,10 +144,12 @@ cdef void records_drop(SentPackets *self, SentPacket *packet) noexcept:
 
 
 cdef void sent_give_back(SentPackets *self) noexcept nogil:
-    """With nothing outstanding, a large ring goes back to the system."""
-    if self.first == self.next and self.room > RING_FIRST:
-        free(self.ring)
-        self.ring, self.room = NULL, 0
+    """With nothing outstanding, a ring goes back to the system that was much too large of late."""
+    if self.first == self.next:
+        if self.room > RING_FIRST and self.most < self.room / 8:
+            free(self.ring)
+            self.ring, self.room = NULL, 0
+        self.most = 0
 
 
 cdef void sent_free(SentPackets *self) noexcept:
