@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from .config import MAX_VARINT
-from .errors import StreamFinished, StreamReset, StreamStopped, StreamTooLong
+from .errors import StreamError, StreamFinished, StreamReset, StreamStopped, StreamTooLong
 from .waiters import Waiters
 
 if TYPE_CHECKING:
@@ -97,18 +97,11 @@ class SendStream:
             SessionError: the session is over.
         """
         self._link.endpoint.check_usable()
-        chunk = as_bytes(data)
-        offset, size = 0, len(chunk)
-        while True:
-            self._check_open()
-            taken = self._connection.write(self._id, chunk, offset)
-            offset += taken
-            self._bytes_written += taken
-            if taken:
-                self._link.flush_soon()
-            if offset == size:
-                return
+        chunk = data if type(data) is bytes else as_bytes(data)
+        offset = self._put(chunk, 0)
+        while offset < len(chunk):
             await self._wait()
+            offset += self._put(chunk, offset)
 
     def finish(self) -> None:
         """No more data: the end goes out behind what was written (FIN). Twice is once.
@@ -122,7 +115,7 @@ class SendStream:
         self._check_open()
         self._connection.finish(self._id)
         self._finished = True
-        self._link.flush_soon()
+        self._link.endpoint.flush_soon(self._link)
 
     async def wait_acked(self) -> None:
         """Wait until the peer has acknowledged all data and the end.
@@ -189,6 +182,20 @@ class SendStream:
     @property
     def _open(self) -> bool:
         return not (self._finished or self._acked) and self._reset_code is None
+
+    def _put(self, chunk: bytes, offset: int) -> int:
+        """Write what fits of chunk[offset:]; how much that was. Errors as those of `write`."""
+        if self._connection.close_reason is not None:
+            self._check_open()
+        try:
+            taken = self._connection.write(self._id, chunk, offset)
+        except StreamError:
+            self._check_open()  # which may know better, once the connection has forgotten it
+            raise
+        if taken:
+            self._bytes_written += taken
+            self._link.endpoint.flush_soon(self._link)
+        return taken
 
     def _check_open(self) -> None:
         if self._stop_code is not None:
@@ -353,10 +360,6 @@ class RecvStream:
             if len(first) > n:
                 self._returned.insert(0, first[n:])
             return first[:n]
-        if self._error is not None:
-            raise copy.copy(self._error)
-        if self._at_end:
-            return b""
         try:
             data = self._connection.read(self._id, n)
         except StreamReset as error:
@@ -366,10 +369,12 @@ class RecvStream:
             self._session._raise_if_closed()
             return None
         if not data:
+            if self._error is not None:
+                raise copy.copy(self._error)
             self._at_end = True
             self._session._forget_receiving(self._id)
         if self._connection.wants_flush():
-            self._link.flush_soon()
+            self._link.endpoint.flush_soon(self._link)
         return data
 
     async def _wait(self) -> None:
