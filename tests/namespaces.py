@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 
 CLONE_NEWNET = 0x40000000
@@ -23,7 +24,7 @@ class Namespace:
             raise CannotIsolate("needs the ip command")
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
         try:
-            self._thread.submit(self._enter).result()
+            self.pid = self._thread.submit(self._enter).result()  # what `ip` knows it by
         except OSError as error:
             self._thread.shutdown()
             raise CannotIsolate(f"needs root for a network namespace ({error})") from error
@@ -33,6 +34,7 @@ class Namespace:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.unshare(CLONE_NEWNET) != 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        return threading.get_native_id()
 
     def ip(self, *words):
         """Run `ip` in the namespace; what it prints."""
