@@ -21,6 +21,7 @@ from pair import (
     frame,
     is_open,
     make,
+    opened,
     our_pair,
     our_server,
     ours,
@@ -321,6 +322,55 @@ def test_a_spoofed_address_gets_no_more_than_three_times_what_came() -> None:
         if timer is not None and timer <= pair.now:
             pair.server.handle_timer(pair.now)
     assert 0 < sent <= 3 * len(spoofed)
+
+
+def probe_sizes(probe: bytes, address: tuple[str, int], sent_before: int) -> tuple[int, list[int]]:
+    """What the server's window had left, and the sizes of its datagrams with path probes.
+
+    The server hears `probe` after it sent so many bytes, none of which is acknowledged.
+    """
+    pair = our_server().handshake()
+    pair.server.write(opened(pair.server), bytes(sent_before), 0)
+    pair.keep = lambda source, data: source is pair.client
+    pair.flush()
+    pair.run(0.03)
+    seen = pair.server.statistics()
+    pair.server.write(opened(pair.server), b"behind the probe", 0)
+    sizes: list[int] = []
+    handlers = pair.client._QuicConnection__frame_handlers
+    for kind in (0x1A, 0x1B):
+        handle, epochs = handlers[kind]
+
+        def noted(*arguments: Any, handle: Any = handle) -> None:
+            sizes.append(size)
+            handle(*arguments)
+
+        handlers[kind] = (noted, epochs)
+    pair.addresses[pair.client] = address
+    for _ in range(2):
+        pair.deliver(pair.server, seal(pair.client, probe + bytes(1150)), address)
+    pair.now += 0.001
+    for data, _ in pair.server.datagrams_to_send(pair.now):
+        size = len(data)
+        pair.deliver(pair.client, data)
+    return seen.congestion_window - seen.bytes_in_flight, sizes
+
+
+@pytest.mark.parametrize(
+    ("probe", "address"),
+    [(frame(0x1A, b"question"), CLIENT), (frame(0x01), ELSEWHERE)],
+    ids=["response", "challenge"],
+)
+def test_path_probes_are_expanded_however_little_the_window_has_left(
+    probe: bytes, address: tuple[str, int]
+) -> None:
+    """RFC 9000 §8.2.1, §8.2.2: PATH_RESPONSE and PATH_CHALLENGE, to 1,200 bytes."""
+    left = []
+    for sent_before in range(11_000, 15_000, 150):
+        room, sizes = probe_sizes(probe, address, sent_before)
+        left.append(room)
+        assert sizes and all(size >= 1200 for size in sizes), (room, sizes)
+    assert min(left) < 100 and any(100 < room < 1000 for room in left)
 
 
 def test_a_client_drops_packets_from_an_unknown_address() -> None:

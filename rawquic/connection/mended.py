@@ -328,6 +328,14 @@ class MendedAioquic(ControlPlane):
         limit = self._local_max_streams_uni if unidirectional else self._local_max_streams_bidi
         self._max_streams[unidirectional].peer_waits = count >= limit.sent
 
+    def _write_application(self, builder: Any, network_path: Any, now: float) -> None:
+        # RFC 9000 §8.2.1: aioquic expands the datagram of a path probe as far as the window allows.
+        # Like aioquic's probes of other paths, one datagram may exceed it.
+        challenge = not (network_path.is_validated or network_path.local_challenge_sent)
+        if self._handshake_complete and (challenge or network_path.remote_challenges):
+            builder.max_flight_bytes = max(builder.max_flight_bytes, self._max_datagram_size)
+        super()._write_application(builder, network_path, now)
+
     def _write_connection_limits(self, builder: Any, space: Any) -> None:
         max_data = self._local_max_data
         if self._credit_due(self._consumed, self._receive_window, max_data.value):
