@@ -47,8 +47,7 @@ class QlogTrace(QuicLoggerTrace):
         self._lines: list[str] = []
         self._waiting = 0  # bytes in `_lines`
         self._metrics: dict[str, float] = {}
-        self._state: str | None = None
-        self._mtu: int | None = None
+        self._states: dict[str, object] = {}  # by event, what its last one said
         self._append(
             {
                 "qlog_version": "0.3",
@@ -76,7 +75,7 @@ class QlogTrace(QuicLoggerTrace):
             number = data["packet_number"]
             data = {"header": {"packet_type": data["type"], "packet_number": number}}
         elif event == "metrics_updated":
-            if self._state is not None:
+            if self._states:
                 return  # of the handshake alone; the data plane has its own
             if "cwnd" in data:
                 data["congestion_window"] = data.pop("cwnd")
@@ -132,21 +131,24 @@ class QlogTrace(QuicLoggerTrace):
         }
         self._log("security:key_updated", data)
 
-    def state(self, metrics: dict[str, float], state: str, mtu: int) -> None:
+    def state(self, metrics: dict[str, float], state: str, mtu: int, ecn: str) -> None:
         """Log what has changed since the last call. Times are in milliseconds, sizes in bytes."""
         rounded = {name: round(value, 3) for name, value in metrics.items()}
         changed = {name: v for name, v in rounded.items() if self._metrics.get(name) != v}
         if changed:
             self._metrics.update(changed)
             self._log("recovery:metrics_updated", changed)
-        if state != self._state:
-            before = {} if self._state is None else {"old": self._state}
-            self._state = state
-            self._log("recovery:congestion_state_updated", {**before, "new": state})
-        if mtu != self._mtu:
-            old = {} if self._mtu is None else {"old": self._mtu}
-            self._mtu = mtu
-            self._log("connectivity:mtu_updated", {**old, "new": mtu})
+        self._moved("recovery:congestion_state_updated", state)
+        self._moved("connectivity:mtu_updated", mtu)
+        if ecn != "off":
+            self._moved("recovery:ecn_state_updated", ecn)
+
+    def _moved(self, name: str, new: object) -> None:
+        """Log the event if its value is another than at the last call."""
+        before = self._states.get(name)
+        if new != before:
+            self._states[name] = new
+            self._log(name, {"new": new} if before is None else {"old": before, "new": new})
 
     def _packet(
         self, number: int, packet: bytes, header_length: int, exponent: int

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from loopback import Certificate
 from loopback import pair as loopback
-from pair import CLIENT, SERVER, Pair, frame, our_pair, our_server, transfer
+from pair import CLIENT, ELSEWHERE, SERVER, Pair, frame, our_pair, our_server, transfer
 
 from rawquic import qlog
 from rawquic.config import Config
@@ -214,6 +214,31 @@ def test_the_data_planes_own_events(fast_only: None, tmp_path: Path) -> None:
     timers = of(client, "loss_timer_updated")
     assert {"event_type": "expired", "timer_type": "pto"} in timers
     assert {1, 2} <= {data.get("pto_count") for data in of(client, "metrics_updated")}
+
+
+@pytest.mark.parametrize("end", ["capable", "failed"])
+def test_what_became_of_ecn(fast_only: None, tmp_path: Path, end: str) -> None:
+    pair = our_pair(*[Config(qlog_dir=tmp_path)] * 2)
+    if end == "failed":
+        pair.remark = lambda source, codepoint: 0
+    pair.handshake()
+    exchange(pair)
+    pair.addresses[pair.client] = ELSEWHERE  # a new path
+    pair.client.ping(1)
+    exchange(pair)
+    close(pair)
+    states = of(logs(tmp_path)[1], "ecn_state_updated")
+    assert "old" not in states[0]
+    assert [after["old"] for after in states[1:]] == [before["new"] for before in states[:-1]]
+    seen = [each["new"] for each in states if each["new"] != "unknown"]
+    assert seen == ["testing", end] * 2
+
+
+def test_nothing_of_ecn_where_it_is_off(fast_only: None, tmp_path: Path) -> None:
+    pair = our_pair(*[Config(qlog_dir=tmp_path, enable_ecn=False)] * 2).handshake()
+    exchange(pair)
+    close(pair)
+    assert not of(logs(tmp_path)[1], "ecn_state_updated")
 
 
 def test_packets_that_do_not_open_are_dropped(fast_only: None, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ cdef void qlog_timer(DataPlane self, bint pto) noexcept:
 
 
 cdef void qlog_state(DataPlane self) noexcept:
-    """Recovery metrics, congestion state and MTU; the trace sorts out what has changed."""
+    """Recovery metrics, congestion state, MTU and ECN; the trace sorts out what has changed."""
     cdef Congestion *congestion = &self.congestion
     cdef Rtt *rtt = &self.rtt
     cdef uint64_t first
@@ -93,4 +93,4 @@ cdef void qlog_state(DataPlane self) noexcept:
         state = "slow_start"
     else:
         state = "congestion_avoidance"
-    qlog_tell(self, "state", (metrics, state, self.mtu.current))
+    qlog_tell(self, "state", (metrics, state, self.mtu.current, ECN_NAMES[self.ecn.state]))
