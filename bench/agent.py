@@ -1,6 +1,7 @@
 """One end of one stack in a process of its own, steered by JSON lines.
 
-    agent.py server STACK SETTINGS    prints {"port", "pid", "versions"}, serves until stdin ends
+    agent.py server STACK SETTINGS    prints {"port", "pid", "versions"}, serves until stdin ends;
+                                      for each line on it prints what `asked` has to tell
     agent.py client STACK SETTINGS    for each line {"work", "host", "port", "options"} on stdin
                                       prints the result, or {"error": why}
 
@@ -36,10 +37,15 @@ async def lines() -> asyncio.StreamReader:
     return reader
 
 
-async def server(stack: Any, settings: stacks.Settings) -> None:
+Asked = Callable[[], dict[str, Any]]
+
+
+async def server(stack: Any, settings: stacks.Settings, asked: Asked) -> None:
     port = await stack.serve(settings)
     say({"port": port, "pid": os.getpid(), "versions": stack.versions()})
-    await (await lines()).read()
+    reader = await lines()
+    while await reader.readline():
+        say(asked())
 
 
 async def work(stack: Any, settings: stacks.Settings, order: dict[str, Any]) -> dict[str, Any]:
@@ -78,11 +84,12 @@ async def client(stack: Any, settings: stacks.Settings, work: Work) -> None:
             say({"error": f"{type(error).__name__}: {error}"})
 
 
-def main(work: Work = work) -> None:
+def main(work: Work = work, asked: Asked = dict) -> None:
     role, name, raw = sys.argv[1:4]
     settings = stacks.Settings(**json.loads(raw))
     stack = importlib.import_module(stacks.MODULES[name])
-    job = server(stack, settings) if role == "server" else client(stack, settings, work)
+    serving = role == "server"
+    job = server(stack, settings, asked) if serving else client(stack, settings, work)
     if settings.loop == "uvloop":
         import uvloop
 

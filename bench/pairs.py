@@ -181,6 +181,11 @@ class Runner:
             self.stop()
             raise
 
+    def ask_server(self) -> dict[str, Any]:
+        """What a server of ours has to tell, see agent.py. Raises Failed."""
+        assert self._server is not None
+        return self._server.order({"timeout": GRACE})
+
     def stop(self) -> None:
         for agent in (self._client, self._server):
             if agent is not None:

@@ -117,9 +117,11 @@ class Runner:
 
     def __init__(self, *arguments, **options): pass
     def stop(self): pass
+    def ask_server(self): return {{"ecn": ["failed", "capable"]}}
     def run(self, work, options, *, case, **more):
         if case == {failing!r}:
             raise Failed("the reason")
+        return {{"ecn": ["unknown"]}}
 
 run.Runner = Runner
 sys.argv = ["run", "--backends", "python", "--columns", "echo", "reset", "--output", {output!r}]
@@ -139,4 +141,7 @@ def test_a_failed_cell_is_told_with_its_reason(tmp_path: Path, failing: str) -> 
     assert told[1].split() == ["aioquic", "client", "python", "ok", verdict]
     reason = "FAILED: aioquic, client, python, reset: the reason"
     assert (reason in told) == bool(failing)
-    assert f"| aioquic | server | python | ok | {verdict} |" in output.read_text()
+    table = output.read_text()
+    told = "FAILED" if failing else "ok, ECN"
+    assert f"| aioquic | client | python | ok | {verdict} |" in table
+    assert f"| aioquic | server | python | ok, ECN | {told} |" in table

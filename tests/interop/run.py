@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[2] / "bench"))
 
@@ -43,12 +44,14 @@ class Outcome:
     Attributes:
         instead: what there is in place of the cells, where it cannot be run.
         reasons: of the columns that failed.
+        validated: the columns in which a path was found capable of ECN by our end.
         versions: of both ends, by role.
     """
 
     row: Row
     instead: str | None = None
     reasons: dict[str, str] = field(default_factory=dict)
+    validated: set[str] = field(default_factory=set)
     versions: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def cells(self, columns: Sequence[str]) -> list[str]:
@@ -99,7 +102,9 @@ class Check:
         try:
             for column in self.columns:
                 try:
-                    self.cell(runner, row, column)
+                    told = self.cell(runner, row, column)
+                    if "capable" in told.get("ecn", ()):
+                        outcome.validated.add(column)
                 except Failed as error:
                     outcome.reasons[column] = str(error)
         finally:
@@ -107,17 +112,18 @@ class Check:
         outcome.versions = runner.versions
         return outcome
 
-    def cell(self, runner: Runner, row: Row, column: str) -> None:
-        """Run one case. Raises Failed."""
+    def cell(self, runner: Runner, row: Row, column: str) -> dict[str, Any]:
+        """Run one case; what our end tells of it. Raises Failed."""
         case = COLUMNS[column][row.role]
         options: dict[str, int] = {"size": self.size(row.backend)}
         if row.role == "client":
             options["refusal"] = row.peer.refusal
         if column == "lossy":
             with running(("127.0.0.1", runner.port), LOSSY) as relay:
-                runner.run("", options, timeout=self.seconds, port=relay.port, case=case)
+                told = runner.run("", options, timeout=self.seconds, port=relay.port, case=case)
         else:
-            runner.run("", options, timeout=self.seconds, case=case)
+            told = runner.run("", options, timeout=self.seconds, case=case)
+        return told if row.role == "client" else runner.ask_server()
 
 
 def line(first: Sequence[str], columns: Sequence[str], cells: Sequence[str]) -> str:
@@ -154,7 +160,10 @@ def markdown(check: Check, outcomes: Sequence[Outcome], seconds: float) -> str:
     ]
     versions: dict[str, dict[str, str]] = {}
     for outcome in outcomes:
-        cells = outcome.cells(check.columns)
+        cells = [
+            f"{cell}, ECN" if column in outcome.validated else cell
+            for column, cell in zip(check.columns, outcome.cells(check.columns), strict=True)
+        ]
         if outcome.instead is not None:
             cells = [outcome.instead, *[""] * (len(check.columns) - 1)]
         text.append(f"| {' | '.join([*outcome.row.names, *cells])} |")
