@@ -62,33 +62,11 @@ class Connection:
 
     def stats(self) -> ConnectionStats:
         """Counters since the start of the connection."""
-        path = self._connection.statistics()
         endpoint = self._link.endpoint
         socket = endpoint.socket_stats()
         return ConnectionStats(
-            udp_datagrams_received=path.datagrams_received,
-            udp_bytes_received=path.bytes_received,
-            udp_datagrams_sent=path.datagrams_sent,
-            udp_bytes_sent=path.bytes_sent,
-            packets_sent=path.packets_sent,
-            packets_lost=path.packets_lost,
-            packets_acked=path.packets_acked,
-            bytes_in_flight=path.bytes_in_flight,
-            congestion_window=path.congestion_window,
-            congestion_events=path.congestion_events,
-            rtt=path.rtt,
-            rtt_min=path.rtt_min,
-            rtt_variance=path.rtt_variance,
-            mtu=path.mtu,
-            ecn=path.ecn,
-            ecn_ce=path.ecn_ce,
-            bytes_retransmitted=path.bytes_retransmitted,
+            **vars(self._connection.statistics()),
             bytes_given_up=self._session._bytes_given_up,
-            key_updates=path.key_updates,
-            peer_key_updates=path.peer_key_updates,
-            datagrams_dropped_send=path.frames_dropped_send,
-            datagrams_dropped_receive=path.frames_dropped_receive,
-            datagrams_dropped_mtu=path.frames_dropped_mtu,
             socket_receive_calls=socket["receive_calls"],
             socket_send_calls=socket["send_calls"],
             socket_datagrams_received=socket["receive_datagrams"],

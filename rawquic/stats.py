@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+from .connection.interface import PathStatistics
+
 
 @dataclass(frozen=True)
-class ConnectionStats:
+class ConnectionStats(PathStatistics):
     """Counters of one connection since its start; times in seconds, sizes in bytes.
 
     The fields that begin with `socket_` count for the whole UDP socket, which several connections
@@ -32,29 +34,7 @@ class ConnectionStats:
         socket_receive_buffer, socket_send_buffer: what the kernel granted.
     """
 
-    udp_datagrams_received: int
-    udp_bytes_received: int
-    udp_datagrams_sent: int
-    udp_bytes_sent: int
-    packets_sent: int
-    packets_lost: int
-    packets_acked: int
-    bytes_in_flight: int
-    congestion_window: int
-    congestion_events: int
-    rtt: float
-    rtt_min: float
-    rtt_variance: float
-    mtu: int
-    ecn: str
-    ecn_ce: int
-    bytes_retransmitted: int
     bytes_given_up: int
-    key_updates: int
-    peer_key_updates: int
-    datagrams_dropped_send: int
-    datagrams_dropped_receive: int
-    datagrams_dropped_mtu: int
     socket_receive_calls: int
     socket_send_calls: int
     socket_datagrams_received: int

@@ -397,10 +397,10 @@ def test_statistics_count() -> None:
     assert seen.bytes_retransmitted > 5000
     assert seen.packets_acked + seen.packets_lost <= seen.packets_sent
     assert seen.bytes_in_flight == 0
-    assert seen.datagrams_sent == pair.sent[pair.client]
-    assert seen.bytes_sent > len(data)
-    assert pair.server.statistics().bytes_received > len(data)
-    assert pair.server.statistics().datagrams_received < seen.datagrams_sent
+    assert seen.udp_datagrams_sent == pair.sent[pair.client]
+    assert seen.udp_bytes_sent > len(data)
+    assert pair.server.statistics().udp_bytes_received > len(data)
+    assert pair.server.statistics().udp_datagrams_received < seen.udp_datagrams_sent
     assert pair.client.connection_id() == pair.server.connection_id()
     assert pair.client.alpn() == "h3"
 

@@ -222,7 +222,7 @@ def test_datagrams_that_a_smaller_packet_size_strands_are_dropped_wherever_they_
     pair.flush()
     pair.run(0.0105)  # one way: what left in that flush
     assert pair.server.read_datagrams(10) == [b"first", b"second", b"third"]
-    assert pair.client.statistics().frames_dropped_mtu == 2
+    assert pair.client.statistics().datagrams_dropped_mtu == 2
     assert pair.client.statistics().mtu == 1200
 
     # Stock: it has no way to lower the size, and with it lowered the queue stands still.
@@ -248,7 +248,7 @@ def test_a_longer_connection_id_of_the_peer_makes_the_largest_datagram_smaller()
     assert pair.server.max_datagram_size() == limit - 12
     packets = pair.server.datagrams_to_send(pair.now + 0.001)
     assert packets and all(len(data) <= 1200 for data, _ in packets)
-    assert pair.server.statistics().frames_dropped_mtu == 1
+    assert pair.server.statistics().datagrams_dropped_mtu == 1
     assert pair.server.datagram_room(limit) and views.datagrams_waiting(pair.server) == (0, 0)
 
 
@@ -256,7 +256,7 @@ def test_the_datagram_send_queue_drops_the_oldest() -> None:
     pair = our_pair(Config(datagram_send_buffer_size=10_000)).handshake()
     for number in range(100):
         pair.client.send_datagram(bytes([number]) * 1000)
-    dropped = pair.client.statistics().frames_dropped_send
+    dropped = pair.client.statistics().datagrams_dropped_send
     assert 90 <= dropped <= 92
     assert not pair.client.datagram_room(1000)
     pair.flush()
@@ -278,7 +278,7 @@ def test_the_datagram_receive_queue_drops_the_oldest() -> None:
         pair.client.send_datagram(bytes([number]) * 1000)
         pair.flush()
         pair.run(0.02)
-    dropped = pair.server.statistics().frames_dropped_receive
+    dropped = pair.server.statistics().datagrams_dropped_receive
     assert 90 <= dropped <= 92
     assert pair.server.read_datagrams(3) == [bytes([dropped + i]) * 1000 for i in range(3)]
     assert [d[0] for d in pair.server.read_datagrams(200)] == list(range(dropped + 3, 100))
@@ -300,10 +300,10 @@ def test_empty_datagrams_are_bounded_both_ways() -> None:
     for _ in range(1000):
         pair.client.send_datagram(b"")
     assert views.datagrams_waiting(pair.client)[0] <= 100
-    assert pair.client.statistics().frames_dropped_send >= 900
+    assert pair.client.statistics().datagrams_dropped_send >= 900
     pair.inject(pair.client, frame(0x31, 0) * 500)
     assert views.datagrams_waiting(pair.server)[1] <= 100
-    assert pair.server.statistics().frames_dropped_receive >= 400
+    assert pair.server.statistics().datagrams_dropped_receive >= 400
 
 
 def test_a_datagram_as_large_as_the_queue_is_still_taken() -> None:

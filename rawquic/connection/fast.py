@@ -178,10 +178,10 @@ class FastConnection(JoinedPlanes):
 
     def statistics(self) -> PathStatistics:
         counted = self.plane.statistics()
-        counted["datagrams_received"] += self._received_datagrams
-        counted["bytes_received"] += self._received_bytes
-        counted["datagrams_sent"] += self._sent_datagrams
-        counted["bytes_sent"] += self._sent_bytes
+        counted["udp_datagrams_received"] += self._received_datagrams
+        counted["udp_bytes_received"] += self._received_bytes
+        counted["udp_datagrams_sent"] += self._sent_datagrams
+        counted["udp_bytes_sent"] += self._sent_bytes
         if not self.handshake_done and self._loss._rtt_initialized:
             counted["rtt"] = self._loss._rtt_smoothed  # the data plane has not begun yet
         return PathStatistics(**counted)

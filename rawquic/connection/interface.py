@@ -43,7 +43,7 @@ EventTuple = tuple[Event, int]
 
 @dataclass(frozen=True)
 class PathStatistics:
-    """Counters of one connection; the endpoint adds those of its socket."""
+    """Counters of one connection; `ConnectionStats` says what they are, and adds to them."""
 
     rtt: float
     rtt_min: float
@@ -55,16 +55,16 @@ class PathStatistics:
     packets_sent: int
     packets_lost: int
     packets_acked: int
-    datagrams_received: int
-    bytes_received: int
-    datagrams_sent: int
-    bytes_sent: int
+    udp_datagrams_received: int
+    udp_bytes_received: int
+    udp_datagrams_sent: int
+    udp_bytes_sent: int
     bytes_retransmitted: int
     key_updates: int
     peer_key_updates: int
-    frames_dropped_send: int
-    frames_dropped_receive: int
-    frames_dropped_mtu: int
+    datagrams_dropped_send: int
+    datagrams_dropped_receive: int
+    datagrams_dropped_mtu: int
     ecn: str
     ecn_ce: int
 

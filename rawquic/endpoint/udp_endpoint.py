@@ -410,7 +410,7 @@ class UdpEndpoint:
         deadline = now + 3 * connection.probe_timeout()
         statistics = connection.statistics()
         # A peer that was never heard of will not answer the close either.
-        round_trip = statistics.rtt if statistics.datagrams_received else 0.0
+        round_trip = statistics.rtt if statistics.udp_datagrams_received else 0.0
         # It may have moved since the last packet of ours.
         address = connection.peer_address() if packets else link.address
         room = connection.unvalidated_room()
