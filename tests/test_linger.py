@@ -8,7 +8,7 @@ PEER = ("192.0.2.1", 5)
 
 
 def lingering(packets: list[bytes]) -> Lingering:
-    return Lingering(packets, PEER, "198.51.100.7", 3.5, 0.02)
+    return Lingering(packets, PEER, "198.51.100.7", 0.02)
 
 
 def test_the_close_is_repeated_ever_more_rarely() -> None:
@@ -33,7 +33,7 @@ def test_another_address_gets_no_answer() -> None:
 
 def test_no_more_than_three_times_what_came_goes_to_an_address_that_is_not_validated() -> None:
     """RFC 9000 §8.1, §10.2.1."""
-    closing = Lingering([bytes(500)], PEER, None, 3.5, 0.02, 100)
+    closing = Lingering([bytes(500)], PEER, None, 0.02, 100)
     answered = [number for number in range(1, 101) if closing.should_repeat(30, PEER)]
     assert answered == [8, 16, 32, 64]
     assert closing.room == 100 + 100 * 90 - 4 * 500
@@ -50,7 +50,7 @@ def test_only_the_last_packets_are_kept(count: int) -> None:
 def test_what_it_knows() -> None:
     item = lingering([b"close"])
     assert item.address == PEER and item.local == "198.51.100.7"
-    assert item.deadline == 3.5 and item.round_trip == 0.02
+    assert item.round_trip == 0.02
     assert item.ids == set()
 
 

@@ -62,7 +62,7 @@ def cid(number: int) -> bytes:
 
 
 def lingering() -> Lingering:
-    return Lingering([b"close"], HERE, None, 1.0, 0.1)
+    return Lingering([b"close"], HERE, None, 0.1)
 
 
 # -- long headers ----------------------------------------------------------------------------------

@@ -16,25 +16,22 @@ class Lingering:
 
     Attributes:
         address: the peer's. room: bytes that may still go there; None: it is validated (§8.1).
-        deadline: when it is forgotten, in the endpoint's clock.
         round_trip: the connection's smoothed RTT in seconds.
     """
 
-    __slots__ = ("_heard", "address", "deadline", "ids", "local", "packets", "room", "round_trip")
+    __slots__ = ("_heard", "address", "ids", "local", "packets", "room", "round_trip")
 
     def __init__(
         self,
         packets: list[bytes],
         address: Address,
         local: str | None,
-        deadline: float,
         round_trip: float,
         room: int | None = None,
     ) -> None:
         self.packets = packets[-MAX_PACKETS:]
         self.address = address
         self.local = local
-        self.deadline = deadline
         self.round_trip = round_trip
         self.room = room
         self.ids: set[bytes] = set()

@@ -414,7 +414,7 @@ class UdpEndpoint:
         # It may have moved since the last packet of ours.
         address = connection.peer_address() if packets else link.address
         room = connection.unvalidated_room()
-        lingering = Lingering(packets, address, link.local, deadline, round_trip, room)
+        lingering = Lingering(packets, address, link.local, round_trip, room)
         self.routes.replace(link, lingering)
         self._lingering.add(lingering)
         connection.let_go()
