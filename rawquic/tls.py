@@ -11,6 +11,8 @@ from typing import Any, TextIO
 
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.tls import CipherSuite
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from .backend import aead_providers
 from .certificates import Identity
@@ -54,9 +56,7 @@ def server_configuration(
     config: Config, identity: Identity, alpn: Iterable[str]
 ) -> QuicConfiguration:
     result = configuration(config, is_client=False, alpn=alpn)
-    result.certificate = identity.certificate
-    result.certificate_chain = list(identity.chain)
-    result.private_key = identity.private_key
+    _set_identity(result, identity)
     return result
 
 
@@ -75,10 +75,25 @@ def client_configuration(
     result.cafile, result.capath = anchors["cafile"], anchors["capath"]
     result.cadata = anchors["cadata"]
     if identity is not None:
-        result.certificate = identity.certificate
-        result.certificate_chain = list(identity.chain)
-        result.private_key = identity.private_key
+        _set_identity(result, identity)
     return result
+
+
+class Encoded:
+    """A certificate of ours as aioquic uses it: all that it does is to send it."""
+
+    def __init__(self, certificate: x509.Certificate) -> None:
+        self._der = certificate.public_bytes(Encoding.DER)  # once, and not in each handshake
+
+    def public_bytes(self, encoding: Encoding) -> bytes:
+        assert encoding is Encoding.DER
+        return self._der
+
+
+def _set_identity(result: QuicConfiguration, identity: Identity) -> None:
+    result.certificate = Encoded(identity.certificate)
+    result.certificate_chain = [Encoded(each) for each in identity.chain]
+    result.private_key = identity.private_key
 
 
 def check_aead(config: Config) -> None:
