@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Any, final
 
 from .connection.interface import EventTuple
@@ -41,6 +42,133 @@ class PacketKey:
         first_packet_number: int,
         count: int,
     ) -> int: ...
+
+def hkdf_extract(hash_name: str, salt: bytes, material: bytes) -> bytes: ...
+def hkdf_expand_label(
+    hash_name: str, secret: bytes, label: bytes, context: bytes, length: int
+) -> bytes: ...
+def derive_packet_key(
+    cipher: str, secret: bytes, prefix: bytes, hp: bytes | None = None, *, provider: str = "auto"
+) -> PacketKey: ...
+def protect_packet(key: PacketKey, header: bytes, payload: bytes, number: int) -> bytes: ...
+def unprotect_packet(
+    key: PacketKey, packet: bytes, number_at: int, expected: int
+) -> tuple[bytes, bytes, int]: ...
+
+@final
+class PacketHeader:
+    @property
+    def version(self) -> int: ...
+    @property
+    def packet_type(self) -> Any: ...
+    @property
+    def header_length(self) -> int: ...
+    @property
+    def packet_length(self) -> int: ...
+    @property
+    def destination_cid(self) -> bytes: ...
+    @property
+    def source_cid(self) -> bytes: ...
+    @property
+    def token(self) -> bytes: ...
+
+def packet_header(data: bytes, start: int, types: tuple[Any, ...]) -> PacketHeader | None: ...
+
+@final
+class HandshakePacket:
+    epoch: Any
+    packet_number: int
+    packet_type: Any
+    sent_time: float | None
+    in_flight: bool
+    is_ack_eliciting: bool
+    is_crypto_packet: bool
+    sent_bytes: int
+    delivery_handlers: list[Any]
+    quic_logger_frames: list[Any]
+
+class PacketBuilder:
+    max_flight_bytes: int | None
+    max_total_bytes: int | None
+    quic_logger_frames: list[Any] | None
+    def __init__(
+        self,
+        *,
+        host_cid: bytes,
+        peer_cid: bytes,
+        version: int,
+        is_client: bool,
+        max_datagram_size: int,
+        packet_number: int = 0,
+        peer_token: bytes = b"",
+        quic_logger: Any = None,
+        spin_bit: bool = False,
+    ) -> None: ...
+    @property
+    def packet_is_empty(self) -> bool: ...
+    @property
+    def packet_number(self) -> int: ...
+    @property
+    def remaining_buffer_space(self) -> int: ...
+    @property
+    def remaining_flight_space(self) -> int: ...
+    def flush(self) -> tuple[list[bytes], list[HandshakePacket]]: ...
+    def start_frame(
+        self,
+        frame_type: int,
+        capacity: int = 1,
+        handler: Callable[..., None] | None = None,
+        handler_args: Sequence[Any] = (),
+    ) -> Any: ...
+    def start_packet(self, packet_type: Any, crypto: Any) -> None: ...
+
+def transport_parameters(data: bytes) -> dict[int, int | bytes]: ...
+
+class PushBlock:
+    def __init__(self, buffer: Any, capacity: int) -> None: ...
+    def __enter__(self) -> None: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+class PushExtension(PushBlock):
+    def __init__(self, buffer: Any, extension_type: int) -> None: ...
+
+class PullBlock:
+    def __init__(self, error: type[Exception], buffer: Any, capacity: int) -> None: ...
+    def __enter__(self) -> int: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+class PushMessage:
+    def __init__(self, schedule: Any, buffer: Any) -> None: ...
+    def __enter__(self) -> None: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+def push_opaque(buffer: Any, capacity: int, value: bytes) -> None: ...
+def pull_opaque(buffer: Any, capacity: int) -> bytes: ...
+def push_list(
+    buffer: Any, capacity: int, push: Callable[[Any], None], values: Sequence[Any]
+) -> None: ...
+def pull_list(
+    error: type[Exception],
+    skip: type[Exception],
+    buffer: Any,
+    capacity: int,
+    pull: Callable[[], Any],
+) -> list[Any]: ...
 
 @final
 class UdpSocket:

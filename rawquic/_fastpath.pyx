@@ -12,6 +12,7 @@ udp_send     datagrams out, by sendmmsg and GSO
 udp          UdpSocket: batches for Python
 aead_evp     AEAD by OpenSSL, one packet at a time
 aead         packet protection: seal and open trains, header-protection masks, two providers
+hkdf         HKDF, and packet keys out of TLS secrets
 cursor       the one bounds-checked reader of received bytes; varints out
 ranges       sorted disjoint ranges of numbers
 rtt          round-trip time, PTO, loss delay
@@ -35,6 +36,11 @@ frames_in    the frames of a packet
 packet_in    header protection off, key phases, decryption
 frames_out   what is due, written into a packet
 packet_out   packets built, sealed, protected
+handshake_packets  protection of packets with long headers, for the control plane
+long_header  headers of such packets, likewise
+packet_builder  such packets out of aioquic's frames, likewise
+transport_parameters  the peer's, likewise
+tls_blocks   length-prefixed blocks of TLS messages, likewise
 qlog         events for a log, where one is kept
 reactor      Reactor: the loop of an endpoint
 """
@@ -52,6 +58,7 @@ include "fastpath/udp_send.pxi"
 include "fastpath/udp.pxi"
 include "fastpath/aead_evp.pxi"
 include "fastpath/aead.pxi"
+include "fastpath/hkdf.pxi"
 include "fastpath/cursor.pxi"
 include "fastpath/ranges.pxi"
 include "fastpath/rtt.pxi"
@@ -75,6 +82,11 @@ include "fastpath/frames_in.pxi"
 include "fastpath/packet_in.pxi"
 include "fastpath/frames_out.pxi"
 include "fastpath/packet_out.pxi"
+include "fastpath/handshake_packets.pxi"
+include "fastpath/long_header.pxi"
+include "fastpath/packet_builder.pxi"
+include "fastpath/transport_parameters.pxi"
+include "fastpath/tls_blocks.pxi"
 include "fastpath/qlog.pxi"
 include "fastpath/c_time.pxd"
 include "fastpath/reactor.pxi"

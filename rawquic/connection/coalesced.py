@@ -1,9 +1,9 @@
 """Which packets of a datagram with long headers are whose (RFC 9000 §12.2). No keys here."""
 
-from aioquic.buffer import Buffer
-from aioquic.quic.packet import QuicPacketType, pull_quic_header
+from aioquic.quic.packet import QuicPacketType
 
-from .control import CONNECTION_ID_LENGTH
+from .. import _fastpath
+from .lean import PACKET_TYPES
 
 
 def split_datagram(data: bytes) -> tuple[bytes, bytes]:
@@ -12,22 +12,18 @@ def split_datagram(data: bytes) -> tuple[bytes, bytes]:
     The first keeps its length: aioquic would stop at a blank in the middle, so that it is at the
     end.
     """
-    buffer = Buffer(data=data)
-    keep, tail = bytearray(), b""
-    while not buffer.eof():
-        start = buffer.tell()
-        if not data[start] & 0x80:
-            tail = data[start:] if data[start] & 0x40 else b""
+    at, kept = 0, []
+    while at < len(data):
+        if not data[at] & 0x80:
             break
-        try:
-            header = pull_quic_header(buffer, host_cid_length=CONNECTION_ID_LENGTH)
-        except ValueError:
-            keep += data[start:]
-            break
-        if header.packet_type in (QuicPacketType.RETRY, QuicPacketType.VERSION_NEGOTIATION):
-            keep += data[start:]
+        header = _fastpath.packet_header(data, at, PACKET_TYPES)
+        if header is None:  # Retry, Version Negotiation, or malformed: aioquic stops there too
+            kept.append(data[at:])
+            at = len(data)
             break
         if header.packet_type is not QuicPacketType.ZERO_RTT:
-            keep += data[start : start + header.packet_length]
-        buffer.seek(start + header.packet_length)
-    return bytes(keep) + bytes(len(data) - len(keep)), tail
+            kept.append(data[at : at + header.packet_length])
+        at += header.packet_length
+    tail = data[at:] if at < len(data) and data[at] & 0x40 else b""
+    handshake = b"".join(kept)
+    return handshake + bytes(len(data) - len(handshake)), tail

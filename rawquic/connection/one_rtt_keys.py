@@ -5,9 +5,8 @@ It keeps the secrets of the next phase. When a phase begins is the data plane's 
 
 from typing import Any
 
-from aioquic.quic.crypto import derive_key_iv_hp
 from aioquic.quic.packet import QuicProtocolVersion
-from aioquic.tls import CipherSuite, cipher_suite_hash, hkdf_expand_label
+from aioquic.tls import CipherSuite
 
 from .. import _fastpath
 
@@ -16,6 +15,16 @@ CIPHERS = {
     CipherSuite.AES_256_GCM_SHA384: "aes-256-gcm",
     CipherSuite.CHACHA20_POLY1305_SHA256: "chacha20-poly1305",
 }
+HASHES = {
+    CipherSuite.AES_128_GCM_SHA256: ("sha256", 32),
+    CipherSuite.AES_256_GCM_SHA384: ("sha384", 48),
+    CipherSuite.CHACHA20_POLY1305_SHA256: ("sha256", 32),
+}
+
+
+def key_labels(version: int) -> bytes:
+    """What the labels of a QUIC version begin with (RFC 9001 §5.1, RFC 9369 §3.3.2)."""
+    return b"quicv2 " if version == QuicProtocolVersion.VERSION_2 else b"quic "
 
 
 class OneRttKeys:
@@ -29,10 +38,12 @@ class OneRttKeys:
 
     def begin(self, is_send: bool, suite: Any, secret: bytes, version: int) -> None:
         """TLS has the first secret of a direction."""
-        key, iv, hp = derive_key_iv_hp(cipher_suite=suite, secret=secret, version=version)
-        current = self._packet_key(suite, key, iv, hp)
+        hash_name, _ = HASHES[suite]
+        length = 16 if suite is CipherSuite.AES_128_GCM_SHA256 else 32
+        label = key_labels(version) + b"hp"
+        hp = _fastpath.hkdf_expand_label(hash_name, secret, label, b"", length)
         self._secrets[is_send] = (suite, secret, version, hp)
-        following = self._next(is_send)
+        current, following = self._packet_key(is_send), self._next(is_send)
         if is_send:
             self._plane.set_seal_key(current, following)
         else:
@@ -45,15 +56,17 @@ class OneRttKeys:
     def _next(self, is_send: bool) -> _fastpath.PacketKey:
         """The packet key of the next phase; header protection keeps its key."""
         suite, secret, version, hp = self._secrets[is_send]
-        label = b"quicv2 ku" if version == QuicProtocolVersion.VERSION_2 else b"quic ku"
-        algorithm = cipher_suite_hash(suite)
-        secret = hkdf_expand_label(algorithm, secret, label, b"", algorithm.digest_size)
+        hash_name, length = HASHES[suite]
+        label = key_labels(version) + b"ku"
+        secret = _fastpath.hkdf_expand_label(hash_name, secret, label, b"", length)
         self._secrets[is_send] = (suite, secret, version, hp)
-        key, iv, _ = derive_key_iv_hp(cipher_suite=suite, secret=secret, version=version)
-        return self._packet_key(suite, key, iv, hp)
+        return self._packet_key(is_send)
 
-    def _packet_key(self, suite: Any, key: bytes, iv: bytes, hp: bytes) -> _fastpath.PacketKey:
+    def _packet_key(self, is_send: bool) -> _fastpath.PacketKey:
+        suite, secret, version, hp = self._secrets[is_send]
         provider = self._provider
         if suite is CipherSuite.CHACHA20_POLY1305_SHA256:
             provider = "auto"  # ipsec-mb is for AES-GCM
-        return _fastpath.PacketKey(CIPHERS[suite], key, iv, hp, provider=provider)
+        return _fastpath.derive_packet_key(
+            CIPHERS[suite], secret, key_labels(version), hp, provider=provider
+        )

@@ -18,6 +18,7 @@ from .coalesced import split_datagram
 from .control import ControlPlane
 from .frame_sink import FrameSink, Token
 from .interface import Address
+from .lean import LeanConnection
 from .one_rtt_gate import OneRttGate
 from .one_rtt_keys import OneRttKeys
 from .shared_window import SharedWindow
@@ -31,7 +32,7 @@ MAX_CONTROL_FRAMES = 256  # that wait to be sent
 FIRST_WINDOW = 1 << 20
 
 
-class JoinedPlanes(ControlPlane):
+class JoinedPlanes(ControlPlane, LeanConnection):
     """What passes between the planes. `FastConnection` is what the layers above see of it."""
 
     def __init__(self, **arguments: Any) -> None:

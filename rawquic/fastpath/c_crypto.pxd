@@ -66,3 +66,27 @@ cdef extern from "fastpath/aead_ipsec_mb.h" nogil:
     int rq_imb_open(
         rq_imb_train *train, const uint8_t *nonce, const uint8_t *aad, size_t aad_length,
         uint8_t *text, size_t text_length)
+
+
+cdef extern from "openssl/params.h" nogil:
+    ctypedef struct OSSL_PARAM:
+        pass
+
+    OSSL_PARAM OSSL_PARAM_construct_utf8_string(const char *key, char *text, size_t length)
+    OSSL_PARAM OSSL_PARAM_construct_end()
+
+
+cdef extern from "openssl/evp.h" nogil:
+    ctypedef struct EVP_MAC:
+        pass
+    ctypedef struct EVP_MAC_CTX:
+        pass
+
+    EVP_MAC *EVP_MAC_fetch(void *library, const char *algorithm, const char *properties)
+    EVP_MAC_CTX *EVP_MAC_CTX_new(EVP_MAC *mac)
+    EVP_MAC_CTX *EVP_MAC_CTX_dup(const EVP_MAC_CTX *context)
+    void EVP_MAC_CTX_free(EVP_MAC_CTX *context)  # cleanses the key
+    int EVP_MAC_init(
+        EVP_MAC_CTX *context, const uint8_t *key, size_t length, const OSSL_PARAM *params)
+    int EVP_MAC_update(EVP_MAC_CTX *context, const uint8_t *text, size_t length)
+    int EVP_MAC_final(EVP_MAC_CTX *context, uint8_t *out, size_t *written, size_t room)
