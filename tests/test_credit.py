@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import views
+from aioquic.buffer import Buffer
+from aioquic.quic.packet import pull_quic_transport_parameters
 from data_peer import DataPeer, ack, frame, stream
 from pair import Pair as MemoryPair
 from pair import Reader, Writer, our_pair, stock
@@ -16,7 +18,6 @@ from pair import fast as fast_connection
 from wiretap import parse
 
 from rawquic.config import Config
-from rawquic.connection.parameters import decode
 
 pytestmark = pytest.mark.usefixtures("fast_only")
 
@@ -98,7 +99,7 @@ def test_the_transport_parameters_tell_the_first_windows(
         ours = fast_connection(False, config, odcid=peer.original_destination_connection_id)
         MemoryPair(peer, ours).handshake()
     (data,) = (value for kind, value in peer.tls.received_extensions if kind == 0x39)
-    told = decode(data)
+    told = pull_quic_transport_parameters(Buffer(data=data))
     assert told.initial_max_data == connection
     assert told.initial_max_stream_data_bidi_local == of_stream
     assert told.initial_max_stream_data_bidi_remote == of_stream

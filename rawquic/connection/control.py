@@ -153,25 +153,30 @@ class ControlPlane(QuicConnection):
 
     # -- transport parameters ------------------------------------------------------------------
 
+    _parameter_values = staticmethod(parameters.values)
+
     def _serialize_transport_parameters(self) -> bytes:
         return parameters.encode(self, self.config)
 
     def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:
         super()._parse_transport_parameters(data, from_session_ticket)
-        if parameters.has_duplicate(data):
+        try:
+            received = self._parameter_values(data)
+        except ValueError as error:
             raise QuicConnectionError(
                 error_code=QuicErrorCode.TRANSPORT_PARAMETER_ERROR,
                 frame_type=QuicFrameType.CRYPTO,
-                reason_phrase="a transport parameter stands twice",
-            )
-        received = parameters.decode(data)
-        if received.ack_delay_exponent is not None:
-            self._remote_ack_delay_exponent = received.ack_delay_exponent
-        if received.max_idle_timeout == 0:
+                reason_phrase=str(error),
+            ) from None
+        exponent = received.get(parameters.ACK_DELAY_EXPONENT)
+        if isinstance(exponent, int):
+            self._remote_ack_delay_exponent = exponent
+        if self._remote_max_idle_timeout == 0:
             self._remote_max_idle_timeout = None  # RFC 9000 §10.1: 0 is no limit
-        if received.max_udp_payload_size is not None:
-            self.peer_max_udp_payload = received.max_udp_payload_size
-            self.limit_packet_size(received.max_udp_payload_size)
+        size = received.get(parameters.MAX_UDP_PAYLOAD_SIZE)
+        if isinstance(size, int):
+            self.peer_max_udp_payload = size
+            self.limit_packet_size(size)
 
     def _idle_timeout(self) -> float:
         local = self.config.max_idle_timeout

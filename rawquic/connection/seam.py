@@ -35,6 +35,8 @@ FIRST_WINDOW = 1 << 20
 class JoinedPlanes(ControlPlane, LeanConnection):
     """What passes between the planes. `FastConnection` is what the layers above see of it."""
 
+    _parameter_values = staticmethod(_fastpath.transport_parameters)
+
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         config = self.config
