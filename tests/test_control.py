@@ -11,8 +11,9 @@ import pytest
 import views
 from aioquic.buffer import Buffer
 from aioquic.quic import events as aioquic_events
-from aioquic.quic.connection import QuicConnectionState
+from aioquic.quic.connection import QuicConnectionState, QuicNetworkPath, QuicReceiveContext
 from aioquic.quic.packet import QuicPacketType, QuicTransportParameters, pull_quic_header
+from aioquic.tls import Epoch
 from pair import (
     CLIENT,
     ELSEWHERE,
@@ -45,6 +46,21 @@ from rawquic.errors import (
 pytestmark = pytest.mark.usefixtures("backend")
 
 KIB = 1024
+
+
+# -- frames ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rest", [b"", b"\0", b"\1", b"\0\0\1\0", bytes(1000) + b"\x1c\0"])
+def test_padding_ends_where_aioquics_ends(rest: bytes) -> None:
+    context = QuicReceiveContext(Epoch.INITIAL, b"", QuicNetworkPath(CLIENT), None, 0.0, 1)
+    places = []
+    for connection in (our_server().server, stock(True)):
+        buffer = Buffer(data=b"\0" + rest)
+        assert buffer.pull_uint_var() == 0
+        connection._handle_padding_frame(context, 0, buffer)
+        places.append(buffer.tell())
+    assert places[0] == places[1]
 
 
 # -- idle time-out and keep-alive ------------------------------------------------------------------

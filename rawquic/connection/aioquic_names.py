@@ -70,6 +70,7 @@ CONNECTION_METHODS = (
     "_handle_max_data_frame",
     "_handle_max_stream_data_frame",
     "_handle_new_connection_id_frame",
+    "_handle_padding_frame",
     "_handle_streams_blocked_frame",
     "_idle_timeout",
     "_initialize",

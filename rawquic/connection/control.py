@@ -243,6 +243,16 @@ class ControlPlane(QuicConnection):
                 reason_phrase=f"a TLS message of more than {MAX_CRYPTO_BYTES} bytes",
             )
 
+    def _handle_padding_frame(
+        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
+    ) -> None:
+        # aioquic looks at byte after byte, in Python, and a ClientHello has hundreds behind it.
+        start = buf.tell()
+        rest = buf.data_slice(start, buf.capacity)
+        buf.seek(start + len(rest) - len(rest.lstrip(b"\0")))
+        if self._quic_logger is not None and context.quic_logger_frames is not None:
+            context.quic_logger_frames.append(self._quic_logger.encode_padding_frame())
+
     def _handle_new_connection_id_frame(
         self, context: QuicReceiveContext, frame_type: int, buf: Buffer
     ) -> None:
