@@ -88,13 +88,19 @@ class JoinedPlanes(ControlPlane, LeanConnection):
         if self.is_ending() or self.close_reason is not None or self._is_elsewhere(address):
             return
         self._now = now
-        if data[0] & 0x80:
+        long = data[0] & 0x80
+        if long and not (self._handshake_confirmed and self.plane.qlog is None):
             self._receive_long(data, address, now, ecn)
         else:
             path = self._find_network_path(address)
             if not path.is_validated:
                 path.bytes_received += len(data)
-            self._receive_short(data, path, now, ecn)
+            if long:  # RFC 9001 §4.9: there are no keys any more for what stands before the tail
+                handshake, data = len(data), split_datagram(data)[1]
+                self._received_datagrams += 1
+                self._received_bytes += handshake - len(data)
+            if data:
+                self._receive_short(data, path, now, ecn)
         self._after_call()
 
     def _receive_long(self, data: bytes, address: Address, now: float, ecn: int) -> None:
@@ -106,8 +112,8 @@ class JoinedPlanes(ControlPlane, LeanConnection):
         self._received_bytes += len(data) - len(tail)
         self.receive_datagram(handshake, address, now)
         self.plane.control_dirty = True
-        self._take_aioquic_events()
-        self._settle()
+        if tail or self._early:
+            self._settle()
         if tail and self.close_reason is None:
             self._receive_short(tail, self._find_network_path(address), now, ecn)
         self._open_early(now)
@@ -319,10 +325,34 @@ class JoinedPlanes(ControlPlane, LeanConnection):
     def _handshake_packets(self, now: float) -> list[tuple[bytes, Address]]:
         """What aioquic builds itself: Initial and Handshake packets."""
         probes = self._probes_sent
+        if not self._builder_needed():
+            return []
         packets = super().datagrams_to_send(now)
         self._sent_datagrams += len(packets) - (self._probes_sent - probes)
         self._sent_bytes += sum(len(packet) for packet, _ in packets)
         return packets
+
+    def _builder_needed(self) -> bool:
+        """False when aioquic would set up a packet builder and find nothing to write."""
+        return (
+            self._close_pending
+            or self._probe_pending
+            or self._has_frames(Epoch.INITIAL)
+            or self._has_frames(Epoch.HANDSHAKE)
+            or len(self._network_paths) > 1
+            or self._remote_preferred_address is not None
+        )
+
+    def _has_frames(self, epoch: Epoch) -> bool:
+        """An ACK or CRYPTO data wait to be sent in an Initial or a Handshake packet."""
+        if not self._cryptos[epoch].send.is_valid():
+            return False
+        stream = self._crypto_streams[epoch]
+        return self._spaces[epoch].ack_at is not None or not stream.sender.buffer_is_empty
+
+    def _write_handshake(self, builder: Any, epoch: Epoch, now: float) -> None:
+        if self._probe_pending or self._has_frames(epoch):
+            super()._write_handshake(builder, epoch, now)
 
     def _write_control(self, now: float) -> None:
         """Let aioquic write its 1-RTT frames into a sink, and queue them in the data plane."""
