@@ -163,6 +163,41 @@ def test_a_0_rtt_packet_hides_nothing_behind_it() -> None:
     assert pair.server.handshake_done
 
 
+def test_long_headers_behind_the_confirmation_cost_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """RFC 9001 §4.9: there are no keys for them any more. What stands behind them is read."""
+    pair, held = halfway()
+    for data in held:
+        pair.deliver(pair.server, data)
+    assert pair.server._handshake_confirmed
+    monkeypatch.setattr(pair.server, "receive_datagram", None)
+    received = pair.server.statistics()
+    behind = seal(pair.client, stream_frame(2, 0, b"behind") + PADDING)
+    (long,) = {long_packets(pair, data) for data in held} - {b""}
+    pair.deliver(pair.server, long)
+    pair.deliver(pair.server, long + behind)
+    assert pair.server.read(2, 100) == b"behind"
+    now = pair.server.statistics()
+    assert now.bytes_received - received.bytes_received == 2 * len(long) + len(behind)
+
+
+def test_a_close_before_the_confirmation_is_one_datagram() -> None:
+    """RFC 9000 §10.2.3: in a Handshake packet and in a 1-RTT packet, since either may be read."""
+    pair = our_client()
+    pair.start()
+    pair.run_until(lambda: pair.client.handshake_done)
+    assert not pair.client._handshake_confirmed
+    pair.client.datagrams_to_send(pair.now)
+    sent = pair.client.statistics().datagrams_sent
+    pair.client.close_session(5, b"reason")
+    ((data, _),) = pair.client.datagrams_to_send(pair.now)
+    handshake, tail = split_datagram(data)
+    assert len(handshake) == len(data) <= 1200 and handshake.rstrip(b"\0") and tail
+    assert data.endswith(tail)
+    assert pair.client.statistics().datagrams_sent == sent + 1
+
+
 # -- 2: in -----------------------------------------------------------------------------------------
 
 TO_SERVER = {

@@ -24,6 +24,7 @@ from .one_rtt_keys import OneRttKeys
 from .shared_window import SharedWindow
 
 MAX_EARLY_PACKETS = 32  # 1-RTT packets that came before their keys
+MIN_DATAGRAM = 1200  # that every path carries (RFC 9000 §14)
 PATH_FRAME = 9  # bytes of a PATH_CHALLENGE or PATH_RESPONSE
 PROBE_OVERHEAD = 1 + 20 + 4 + 16  # of a packet that carries them
 MAX_CONTROL_FRAMES = 256  # that wait to be sent
@@ -395,7 +396,13 @@ class JoinedPlanes(ControlPlane, LeanConnection):
             packet = self.plane.build_single(payload, self._peer_cid.cid, now, 0)
             if packet and path.can_send(len(packet)):
                 path.bytes_sent += len(packet)
-                packets.append((packet, path.addr))
+                last = packets.pop()[0] if packets else b""
+                if last and len(last) + len(packet) > MIN_DATAGRAM:
+                    packets.append((last, path.addr))
+                    last = b""
+                elif last:
+                    self._sent_datagrams -= 1  # RFC 9000 §12.2: both go in one
+                packets.append((last + packet, path.addr))
         if self._close_pending:
             self._close_pending = False
             self._close_begin(is_initiator=True, now=now)

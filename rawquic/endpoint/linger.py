@@ -6,6 +6,8 @@ address than the peer's is discarded. The connection itself is free meanwhile: a
 of it are kept.
 """
 
+import math
+
 from ..connection.interface import Address
 
 MAX_PACKETS = 2
@@ -19,7 +21,16 @@ class Lingering:
         round_trip: the connection's smoothed RTT in seconds.
     """
 
-    __slots__ = ("_heard", "address", "ids", "local", "packets", "room", "round_trip")
+    __slots__ = (
+        "_heard",
+        "_repeated_at",
+        "address",
+        "ids",
+        "local",
+        "packets",
+        "room",
+        "round_trip",
+    )
 
     def __init__(
         self,
@@ -36,19 +47,24 @@ class Lingering:
         self.room = room
         self.ids: set[bytes] = set()
         self._heard = 0
+        self._repeated_at = -math.inf
 
-    def should_repeat(self, size: int, peer: Address) -> bool:
-        """True for the 1st, 2nd, 4th, 8th … datagram that came since the close, of `size` bytes."""
+    def should_repeat(self, size: int, peer: Address, now: float) -> bool:
+        """True for the 1st, 2nd, 4th, 8th … datagram that came since the close, of `size` bytes.
+
+        Once at one time: what came together was sent before the peer could hear of an answer.
+        """
         if peer != self.address:
             return False  # RFC 9000 §10.2.1: nobody has validated that one
         self._heard += 1
         if self.room is not None:
             self.room += 3 * size
-        if not self.packets or self._heard & (self._heard - 1):
+        if not self.packets or self._heard & (self._heard - 1) or now == self._repeated_at:
             return False
         if self.room is not None:
             answer = sum(map(len, self.packets))
             if answer > self.room:
                 return False
             self.room -= answer
+        self._repeated_at = now
         return True

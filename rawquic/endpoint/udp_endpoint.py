@@ -185,7 +185,7 @@ class UdpEndpoint:
             self.deliver(owner, data, peer, local, now, ecn)
             touched[owner] = None
         elif isinstance(owner, Lingering):
-            if owner.should_repeat(len(data), peer):
+            if owner.should_repeat(len(data), peer, now):
                 self._outgoing += [(packet, peer, local, 0) for packet in owner.packets]
         elif isinstance(owner, LongHeader):
             if self.server is not None:
