@@ -16,6 +16,7 @@ import pytest
 from aioquic.buffer import Buffer
 from aioquic.quic.packet import QuicPacketType, pull_quic_header
 from loopback import Certificate, Relay, echo, error_of, pair, until, waiting, within
+from pair import stock
 
 import rawquic
 from rawquic import ClosedByPeer, Config, IdleTimeout, StatelessReset
@@ -294,6 +295,23 @@ async def test_what_is_left_of_a_connection_knows_the_limit_of_its_address(
         (left,) = link.endpoint._lingering
         assert left.address == path.addr
         assert left.room == 300 - 40 - sum(map(len, left.packets))
+
+
+# -- handshakes ------------------------------------------------------------------------------------
+
+
+async def test_the_answer_to_a_first_packet_leaves_in_the_same_turn(
+    certificate: Certificate,
+) -> None:
+    """No task has anything to add to it."""
+    async with rawquic.serve(echo, "127.0.0.1", 0, **certificate.server) as server:
+        endpoint, client = server._endpoint, stock(True)
+        client.connect(server.local_address, 0.0)
+        (data, _), *_ = client.datagrams_to_send(0.0)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("127.0.0.1", 0))
+            endpoint._on_batch([(data, sock.getsockname(), None, 0)], ())
+            assert endpoint.socket_stats()["send_datagrams"] >= 1
 
 
 # -- loops without add_reader ----------------------------------------------------------------------

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from aioquic.buffer import Buffer
 from aioquic.quic.configuration import QuicConfiguration
@@ -64,8 +64,7 @@ class Incoming:
 OnIncoming = Callable[[Incoming], Decision | Awaitable[Decision]]
 
 
-@dataclass(frozen=True, slots=True)
-class FirstPacket:
+class FirstPacket(NamedTuple):
     """An Initial packet that may begin a connection."""
 
     data: bytes
@@ -105,7 +104,9 @@ class Acceptor:
         self._max_sessions = max_sessions
         self._session_count = session_count
         self._retry = QuicRetryTokenHandler()
-        self._handshakes: dict[Link, asyncio.TimerHandle] = {}
+        # When each is late. All have the same time, so that the first is the next one.
+        self._handshakes: dict[Link, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self._undecided: dict[tuple[bytes, Address], asyncio.Task[None]] = {}
         self._loop = asyncio.get_running_loop()
         self.accepting = True
@@ -248,9 +249,9 @@ class Acceptor:
             connection, packet.peer, is_client=False, initial_cid=packet.destination_cid
         )
         link.on_events = lambda events: self._handshake_events(link, events)
-        self._handshakes[link] = self._loop.call_later(
-            self._config.handshake_timeout, self._handshake_late, link
-        )
+        self._handshakes[link] = deadline = self._loop.time() + self._config.handshake_timeout
+        if self._timer is None:
+            self._timer = self._loop.call_at(deadline, self._on_timer)
         self._endpoint.first_packet(link, packet.data, packet.peer, packet.local, now)
 
     def _send_retry(self, packet: FirstPacket, now: float) -> None:
@@ -302,22 +303,26 @@ class Acceptor:
             self._on_connected(link)
             link.on_events(events)
 
-    def _handshake_late(self, link: Link) -> None:
-        self._handshakes.pop(link, None)
-        seconds = self._config.handshake_timeout
-        link.connection.fail(HandshakeTimeout(f"no complete handshake in {seconds:g} s"))
-        link.flush_soon()
+    def _on_timer(self) -> None:
+        self._timer = None
+        seconds, now = self._config.handshake_timeout, self._loop.time()
+        for link, deadline in list(self._handshakes.items()):
+            if deadline > now:
+                self._timer = self._loop.call_at(deadline, self._on_timer)
+                break
+            del self._handshakes[link]
+            link.connection.fail(HandshakeTimeout(f"no complete handshake in {seconds:g} s"))
+            link.flush_soon()
 
     def _handshake_over(self, link: Link) -> None:
-        timer = self._handshakes.pop(link, None)
-        if timer is not None:
-            timer.cancel()
+        self._handshakes.pop(link, None)
 
     def close(self) -> None:
         """Give up handshakes and decisions that are under way."""
         self.accepting = False
-        for link, timer in self._handshakes.items():
-            timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        for link in self._handshakes:
             link.connection.close_session(0, b"")
             link.flush_soon()
         self._handshakes.clear()

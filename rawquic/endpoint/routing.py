@@ -7,8 +7,7 @@ It reads headers only as far as RFC 8999 fixes them for every version.
 import hmac
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..connection.control import CONNECTION_ID_LENGTH
 from ..connection.interface import Address
@@ -19,8 +18,7 @@ LONG_HEADER = 0x80
 MAX_CONNECTION_ID = 20  # RFC 9000 §17.2, for QUIC versions 1 and 2
 
 
-@dataclass(frozen=True, slots=True)
-class LongHeader:
+class LongHeader(NamedTuple):
     """The version-independent part of a long header (RFC 8999 §5.1)."""
 
     version: int
@@ -70,13 +68,14 @@ class Routes:
         """The owner of this datagram; else its long header, when it has one that can be read."""
         if not data[0] & LONG_HEADER:
             return self._by_id.get(data[1 : 1 + CONNECTION_ID_LENGTH])
+        if len(data) > 6 and data[5] == CONNECTION_ID_LENGTH:
+            known = self._by_id.get(data[6 : 6 + CONNECTION_ID_LENGTH])
+            if known is not None:
+                return known
         header = parse_long_header(data)
         if header is None:
             return None
-        owner = self._by_id.get(header.destination_cid)
-        if owner is None:
-            owner = self._by_initial.get((header.destination_cid, peer))
-        return header if owner is None else owner
+        return self._by_initial.get((header.destination_cid, peer), header)
 
     def at(self, address: Address) -> Iterable[Link]:
         """The connections whose peer is, or was, at `address`."""

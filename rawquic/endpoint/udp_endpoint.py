@@ -8,6 +8,7 @@ import asyncio
 import errno
 import itertools
 import logging
+import math
 import os
 import secrets
 import socket
@@ -40,6 +41,7 @@ from .routing import LONG_HEADER, LongHeader, Routes
 logger = logging.getLogger("rawquic")
 
 TURN_SECONDS = 0.004  # reading goes on so long before other tasks get their turn
+LINGER_STEP = 0.05  # seconds
 RESET_BURST, RESET_RATE = 50, 50.0  # stateless resets: at once, and per second
 MIN_RESET_TRIGGER = 43  # RFC 9000 §10.3: an answer of 42 bytes is still smaller
 UNREACHABLE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EPERM})
@@ -127,6 +129,7 @@ class UdpEndpoint:
 
     def _on_batch(self, batch: list[Incoming], planes: Sequence[Any]) -> None:
         now = time.monotonic()
+        scheduled = self._flush_scheduled
         if batch:
             self._on_datagrams(batch, now)
         for plane in planes:
@@ -140,8 +143,10 @@ class UdpEndpoint:
             # Behind the tasks that this batch woke: what they write leaves in the same turn.
             self._flush_follows = True
             self._schedule_flush()
-        elif self._outgoing:
+        elif scheduled or any(link.connection.handshake_done for link in self._dirty):
             self._schedule_flush()
+        else:
+            self._flush_all()  # handshakes: no task has anything to add
 
     def _on_datagrams(self, batch: list[Incoming], now: float) -> None:
         """Route them, and read more of them within bounds."""
@@ -418,7 +423,8 @@ class UdpEndpoint:
         self.routes.replace(link, lingering)
         self._lingering.add(lingering)
         connection.let_go()
-        self._deadlines.set(lingering, deadline)
+        # Later does no harm, and all that end in one such step need one timer.
+        self._deadlines.set(lingering, math.ceil(deadline / LINGER_STEP) * LINGER_STEP)
 
     async def close(self) -> None:
         """Close what is left, give closes that are under way a round trip, close the socket."""
