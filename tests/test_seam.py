@@ -179,7 +179,7 @@ def test_long_headers_behind_the_confirmation_cost_nothing(
     pair.deliver(pair.server, long + behind)
     assert pair.server.read(2, 100) == b"behind"
     now = pair.server.statistics()
-    assert now.bytes_received - received.bytes_received == 2 * len(long) + len(behind)
+    assert now.udp_bytes_received - received.udp_bytes_received == 2 * len(long) + len(behind)
 
 
 def test_a_close_before_the_confirmation_is_one_datagram() -> None:
@@ -189,13 +189,13 @@ def test_a_close_before_the_confirmation_is_one_datagram() -> None:
     pair.run_until(lambda: pair.client.handshake_done)
     assert not pair.client._handshake_confirmed
     pair.client.datagrams_to_send(pair.now)
-    sent = pair.client.statistics().datagrams_sent
+    sent = pair.client.statistics().udp_datagrams_sent
     pair.client.close_session(5, b"reason")
     ((data, _),) = pair.client.datagrams_to_send(pair.now)
     handshake, tail = split_datagram(data)
     assert len(handshake) == len(data) <= 1200 and handshake.rstrip(b"\0") and tail
     assert data.endswith(tail)
-    assert pair.client.statistics().datagrams_sent == sent + 1
+    assert pair.client.statistics().udp_datagrams_sent == sent + 1
 
 
 # -- 2: in -----------------------------------------------------------------------------------------
