@@ -415,3 +415,17 @@ def test_methods_of_aioquic_look_things_up_elsewhere() -> None:
 def test_a_name_that_aioquic_does_not_have_is_an_error() -> None:
     with pytest.raises(AttributeError, match="no_such_name"):
         names_of(tls, no_such_name=1)
+
+
+def test_a_frame_needs_a_packet() -> None:
+    builder = lean.LeanPacketBuilder(
+        host_cid=CID,
+        peer_cid=b"peer",
+        version=1,
+        is_client=True,
+        max_datagram_size=1280,
+        packet_number=0,
+        peer_token=b"",
+    )
+    with pytest.raises(RuntimeError, match="start_packet"):
+        builder.start_frame(QuicFrameType.CRYPTO, 1, print, (1,))

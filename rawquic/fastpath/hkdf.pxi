@@ -86,8 +86,12 @@ cdef class _Expansion:
     def __cinit__(self, str hash_name, bytes secret):
         self._mac = hmac_context(hash_name)
         self._length = _HASH_LENGTHS[hash_name]
-        self._fresh = EVP_MAC_init(
-            self._mac, <const uint8_t *>PyBytes_AS_STRING(secret), <size_t>len(secret), NULL) == 1
+        if EVP_MAC_init(
+            self._mac, <const uint8_t *>PyBytes_AS_STRING(secret), <size_t>len(secret), NULL
+        ) != 1:
+            ERR_clear_error()
+            raise MemoryError()  # and no second try without the secret
+        self._fresh = True
 
     def __dealloc__(self):
         EVP_MAC_CTX_free(self._mac)
@@ -102,6 +106,7 @@ cdef class _Expansion:
             or EVP_MAC_update(self._mac, text, text_length) != 1
             or EVP_MAC_final(self._mac, out, &written, HASH_MOST) != 1
         ):
+            OPENSSL_cleanse(out, HASH_MOST)
             ERR_clear_error()
             raise RuntimeError("OpenSSL's HMAC failed")
         self._fresh = False

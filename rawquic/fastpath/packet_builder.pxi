@@ -87,6 +87,8 @@ cdef class PacketBuilder:
         """The buffer for a frame of at least `capacity` bytes; `stop` where there is no room."""
         cdef Py_ssize_t at = self._tell()
         cdef bint in_flight = frame_type not in self.outside
+        if self._packet is None:
+            raise RuntimeError("start_frame() without start_packet()")
         if at - self._start <= self._header_size:  # RFC 9001 §5.4.2: it will be sampled
             capacity = max(capacity, NUMBER_MOST - NUMBER_SENT)
         if self._buffer_capacity - at - AEAD_TAG_LENGTH < capacity or (
