@@ -44,7 +44,8 @@ class Config:
         datagram_send_buffer_size: the same for datagrams that wait to be sent.
         initial_mtu: UDP payload of packets until more is known to pass. 1,200 .. 65,527.
         mtu_upper_bound: the largest UDP payload that path MTU discovery (RFC 8899) tries. The
-            python backend has no such discovery and keeps to `initial_mtu`.
+            python backend has no such discovery and keeps to `initial_mtu`, at most 16,383, which
+            on both backends is also the most of a handshake's datagrams.
         congestion_control: "cubic" (RFC 9438) or "newreno" (RFC 9002 §7).
         initial_rtt: assumed until the first measurement (RFC 9002 §6.2.2).
         max_ack_delay: the longest time that this end holds an acknowledgement back; below 16.384.

@@ -89,6 +89,17 @@ def test_larger_packets() -> None:
     assert pair.largest[pair.client] == 9000
 
 
+@pytest.mark.parametrize("size", [16_383, 30_000, 65_507])
+def test_packets_that_are_larger_than_those_of_a_handshake(size: int) -> None:
+    """aioquic's have lengths of two bytes; on the python backend, so have all."""
+    config = Config(initial_mtu=size)
+    pair = our_pair(config, config, seed=24, loss=0.01).handshake()
+    data = random_bytes(500 * KIB, 4)
+    assert_same(transfer(pair, pair.client, data), data)
+    compiled = pair.client.plane is not None
+    assert pair.largest[pair.client] == (size if compiled else 16_383)
+
+
 @pytest.mark.parametrize("congestion_control", ["cubic", "newreno"])
 def test_congestion_controllers(congestion_control: str) -> None:
     config = Config(congestion_control=congestion_control)

@@ -37,6 +37,7 @@ from .interface import Address, Event, EventTuple
 logger = logging.getLogger("rawquic")
 
 CONNECTION_ID_LENGTH = 8
+MAX_PACKET = 16383  # aioquic writes the length of packets and of STREAM frames in two bytes
 # Out of order per space (aioquic's own bound is eight times that), and in one TLS message.
 MAX_CRYPTO_BYTES = 65536
 MAX_REASON_BYTES = 900  # fits a 1,200-byte datagram behind Initial and Handshake packets
@@ -75,6 +76,7 @@ class ControlPlane(QuicConnection):
             original_destination_connection_id=original_destination_connection_id,
             retry_source_connection_id=retry_source_connection_id,
         )
+        self._max_datagram_size = min(self._max_datagram_size, MAX_PACKET)
         self.config = config
         self.close_reason: SessionError | None = None
         self.handshake_done = False

@@ -29,7 +29,6 @@ from .plain_streams import Stream, TooManyRanges
 
 PACING_BURST = 0.002  # seconds: asyncio's timers are no finer than about 1 ms
 MAX_DROPPED_PACKETS = 1000  # packets dropped for too many holes, before the connection is closed
-MAX_PACKET = 16383  # aioquic writes the length of STREAM frames in two bytes
 KEEP_ALIVE_PING = -1  # numbers of the application's are not negative, lower ones `KeyUpdates`'
 PACKETS_PER_KEY = 1 << 20
 DATAGRAM_FRAME_OVERHEAD = 1 + 1 + 2 + 16  # first byte, frame type, packet number, AEAD tag
@@ -74,7 +73,6 @@ class MendedAioquic(ControlPlane):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         config = self.config
-        self._max_datagram_size = min(self._max_datagram_size, MAX_PACKET)
         self._receive_window = config.receive_window
         self._stream_window = config.stream_receive_window
         self._send_window = config.send_window
