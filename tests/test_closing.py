@@ -8,6 +8,7 @@ import pytest
 import views
 from aioquic.quic import events as aioquic_events
 from aioquic.quic.packet import QuicErrorCode
+from cryptography.hazmat.primitives.serialization import Encoding
 from pair import (
     CLIENT,
     ELSEWHERE,
@@ -219,6 +220,22 @@ def test_a_pinned_certificate_is_accepted_and_another_is_not() -> None:
             assert (Event.CONNECTED, 0) not in pair.events[client]
             assert isinstance(server.close_reason, ClosedByPeer | HandshakeFailed)
             assert server.close_reason.code == 0x12A
+
+
+def test_a_certificate_of_no_known_version() -> None:
+    """RFC 8446 §6.2: bad_certificate, for what cannot be parsed."""
+    client = ours(True)
+    server = ours(False, odcid=client.original_destination_connection_id)
+    der = server.configuration.certificate.public_bytes(Encoding.DER)
+    third = b"\xa0\x03\x02\x01\x02"  # RFC 5280 §4.1: version, v3
+    assert der.count(third) == 1
+    server.configuration.certificate._der = der.replace(third, third[:-1] + b"\x05")
+    pair = Pair(client, server)
+    pair.start()
+    pair.run(1.0)
+    assert isinstance(client.close_reason, CertificateInvalid), client.close_reason
+    assert isinstance(server.close_reason, HandshakeFailed)
+    assert server.close_reason.code == 0x12A
 
 
 def test_an_untrusted_certificate() -> None:

@@ -23,7 +23,7 @@ from aioquic.quic.connection import (
     QuicReceiveContext,
 )
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
-from aioquic.tls import Epoch, Group
+from aioquic.tls import AlertDescription, Epoch, Group
 from cryptography import x509
 
 from ..certificates import fingerprint
@@ -237,7 +237,14 @@ class ControlPlane(QuicConnection):
                 frame_type=frame_type,
                 reason_phrase=f"more than {MAX_CRYPTO_BYTES} bytes of CRYPTO data out of order",
             )
-        super()._handle_crypto_frame(context, frame_type, buf)
+        try:
+            super()._handle_crypto_frame(context, frame_type, buf)
+        except x509.InvalidVersion as error:  # the one fault of a certificate that is no ValueError
+            raise QuicConnectionError(
+                error_code=QuicErrorCode.CRYPTO_ERROR + AlertDescription.bad_certificate,
+                frame_type=frame_type,
+                reason_phrase=f"the certificate could not be parsed: {error}",
+            ) from error
         if len(self.tls._receive_buffer) > MAX_CRYPTO_BYTES:  # in order, but one message
             raise QuicConnectionError(
                 error_code=QuicErrorCode.CRYPTO_BUFFER_EXCEEDED,
