@@ -320,7 +320,7 @@ def test_a_wrong_argument_is_one_line(arguments, about):
 
 def test_a_file_that_is_no_certificate_is_one_line(tmp_path):
     (tmp_path / "text.pem").write_text("not a certificate")
-    assert "text.pem" in fail(1, "echo-server", "--cert", "text.pem")
+    assert "text.pem" in fail(1, "echo-server", "--port", "0", "--cert", "text.pem")
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])
