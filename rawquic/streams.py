@@ -97,7 +97,7 @@ class SendStream:
             SessionError: the session is over.
         """
         self._link.endpoint.check_usable()
-        chunk = data if type(data) is bytes else as_bytes(data)
+        chunk = as_bytes(data)
         offset = self._put(chunk, 0)
         while offset < len(chunk):
             await self._wait()
@@ -115,7 +115,7 @@ class SendStream:
         self._check_open()
         self._connection.finish(self._id)
         self._finished = True
-        self._link.endpoint.flush_soon(self._link)
+        self._link.flush_soon()
 
     async def wait_acked(self) -> None:
         """Wait until the peer has acknowledged all data and the end.
@@ -194,7 +194,7 @@ class SendStream:
             raise
         if taken:
             self._bytes_written += taken
-            self._link.endpoint.flush_soon(self._link)
+            self._link.flush_soon()
         return taken
 
     def _check_open(self) -> None:
@@ -204,8 +204,7 @@ class SendStream:
             raise StreamFinished(f"stream {self._id} takes no more data: it was finished")
         if self._reset_code is not None:
             raise StreamFinished(f"stream {self._id} was reset with code {self._reset_code}")
-        if self._connection.close_reason is not None:
-            self._session._raise_if_closed()
+        self._session._raise_if_closed()
 
     async def _wait(self) -> None:
         if self._waiters is None:
@@ -373,8 +372,7 @@ class RecvStream:
                 raise copy.copy(self._error)
             self._at_end = True
             self._session._forget_receiving(self._id)
-        if self._connection.wants_flush():
-            self._link.endpoint.flush_soon(self._link)
+        self._link.flush_if_wanted()
         return data
 
     async def _wait(self) -> None:

@@ -351,9 +351,8 @@ def test_the_builder_builds_the_same(is_client: bool, total: int | None, flight:
     )
 
 
-def build(kind: Any, is_client: bool, total: int | None, flight: int | None) -> Any:
-    _, crypto = pairs(SUITES[0], VERSIONS[0])
-    builder = kind(
+def builder_of(kind: Any, is_client: bool) -> Any:
+    return kind(
         host_cid=CID,
         peer_cid=b"peer",
         version=1,
@@ -362,6 +361,11 @@ def build(kind: Any, is_client: bool, total: int | None, flight: int | None) -> 
         packet_number=7,
         peer_token=b"token",
     )
+
+
+def build(kind: Any, is_client: bool, total: int | None, flight: int | None) -> Any:
+    _, crypto = pairs(SUITES[0], VERSIONS[0])
+    builder = builder_of(kind, is_client)
     builder.max_total_bytes, builder.max_flight_bytes = total, flight
     seen: list[Any] = []
     initial, handshake = QuicPacketType.INITIAL, QuicPacketType.HANDSHAKE
@@ -418,14 +422,6 @@ def test_a_name_that_aioquic_does_not_have_is_an_error() -> None:
 
 
 def test_a_frame_needs_a_packet() -> None:
-    builder = lean.LeanPacketBuilder(
-        host_cid=CID,
-        peer_cid=b"peer",
-        version=1,
-        is_client=True,
-        max_datagram_size=1280,
-        packet_number=0,
-        peer_token=b"",
-    )
+    builder = builder_of(lean.LeanPacketBuilder, True)
     with pytest.raises(RuntimeError, match="start_packet"):
         builder.start_frame(QuicFrameType.CRYPTO, 1, print, (1,))

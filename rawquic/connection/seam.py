@@ -14,6 +14,7 @@ from aioquic.quic.packet_builder import QuicDeliveryState
 from aioquic.tls import Epoch
 
 from .. import _fastpath
+from ..config import MIN_MTU
 from .coalesced import split_datagram
 from .control import ControlPlane
 from .frame_sink import FrameSink, Token
@@ -24,7 +25,6 @@ from .one_rtt_keys import OneRttKeys
 from .shared_window import SharedWindow
 
 MAX_EARLY_PACKETS = 32  # 1-RTT packets that came before their keys
-MIN_DATAGRAM = 1200  # that every path carries (RFC 9000 §14)
 PATH_FRAME = 9  # bytes of a PATH_CHALLENGE or PATH_RESPONSE
 PROBE_OVERHEAD = 1 + 20 + 4 + 16  # of a packet that carries them
 MAX_CONTROL_FRAMES = 256  # that wait to be sent
@@ -397,7 +397,7 @@ class JoinedPlanes(ControlPlane, LeanConnection):
             if packet and path.can_send(len(packet)):
                 path.bytes_sent += len(packet)
                 last = packets.pop()[0] if packets else b""
-                if last and len(last) + len(packet) > MIN_DATAGRAM:
+                if last and len(last) + len(packet) > MIN_MTU:
                     packets.append((last, path.addr))
                     last = b""
                 elif last:
@@ -428,7 +428,7 @@ class JoinedPlanes(ControlPlane, LeanConnection):
 
         They have a datagram of their own, which is never sent again.
         """
-        room = 1200
+        room = MIN_MTU
         if not path.is_validated:  # RFC 9000 §8.1, which goes before the padding of §8.2.1
             room = min(room, 3 * path.bytes_received - path.bytes_sent)
         fit = (room - PROBE_OVERHEAD) // PATH_FRAME

@@ -23,7 +23,7 @@ cdef extern from *:
 cdef enum:
     CHUNK_BITS = 16
     CHUNK_SIZE = 65536
-    POOL_ROOM = 32        # a power of two; large chunks of the whole process: two batches of the socket's
+    POOL_ROOM = 32        # large chunks, of the whole process: two batches; a power of two
     RANGES_LEAST = 1024   # disjoint ranges per stream, more with windows above 1 MiB
     WINDOW_LEAST = 1024
 
