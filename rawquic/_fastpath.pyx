@@ -9,6 +9,7 @@ address      addresses as the kernel has them and as Python sees them
 udp_errors   ICMP errors and refusals, noted
 udp_receive  datagrams in, by recvmmsg or GRO
 udp_send     datagrams out, by sendmmsg and GSO
+udp_splice   large datagram trains out by reference to their pages
 udp          UdpSocket: batches for Python
 aead_evp     AEAD by OpenSSL, one packet at a time
 aead         packet protection: seal and open trains, header-protection masks, two providers
@@ -22,6 +23,7 @@ mtu          DPLPMTUD
 ecn          whether packets are marked, and the peer's counts are believed
 received_packets  duplicates, and the ACKs we send
 sent_packets      the ring of packets that are not settled yet
+send_blocks       memory for batches that the kernel may send from
 send_half         what was written to a stream, until it is acknowledged
 receive_half      reassembly into chunks that readers get whole
 stream_table      streams by ID, and whose turn it is to send
@@ -55,6 +57,7 @@ include "fastpath/address.pxi"
 include "fastpath/udp_errors.pxi"
 include "fastpath/udp_receive.pxi"
 include "fastpath/udp_send.pxi"
+include "fastpath/udp_splice.pxi"
 include "fastpath/udp.pxi"
 include "fastpath/aead_evp.pxi"
 include "fastpath/aead.pxi"
@@ -68,6 +71,7 @@ include "fastpath/mtu.pxi"
 include "fastpath/ecn.pxi"
 include "fastpath/received_packets.pxi"
 include "fastpath/sent_packets.pxi"
+include "fastpath/send_blocks.pxi"
 include "fastpath/send_half.pxi"
 include "fastpath/receive_half.pxi"
 include "fastpath/stream_table.pxi"

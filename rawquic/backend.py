@@ -105,7 +105,8 @@ def backend_info() -> dict[str, object]:
 
     Keys: `backend`, `version`, `aioquic`, `openssl` (None on the Python backend), `aead` (the
     providers of the compiled data plane), `gso` and `gro` (whether the compiled backend runs on a
-    kernel that has them), and `reason` only where the Python backend is a fallback.
+    kernel that has them), `splice` (whether large trains leave without a copy, over IPv4), and
+    `reason` only where the Python backend is a fallback.
     """
     compiled = BACKEND == "compiled"
     info: dict[str, object] = {
@@ -116,6 +117,7 @@ def backend_info() -> dict[str, object]:
         "aead": aead_providers(),
         "gso": compiled and _kernel_has(UDP_SEGMENT, 1200),
         "gro": compiled and _kernel_has(UDP_GRO, 1),
+        "splice": compiled and _fastpath.sends_by_reference(),
     }
     if _REASON is not None:
         info["reason"] = _REASON

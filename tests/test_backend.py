@@ -68,7 +68,7 @@ def test_python_when_asked(copy, built):
     assert (backend, module) == ("python", "rawquic.endpoint.udp_python")
     assert info["openssl"] is None
     assert info["aead"] == []
-    assert info["gso"] is info["gro"] is False
+    assert info["gso"] is info["gro"] is info["splice"] is False
     assert "reason" not in info
 
 
@@ -119,5 +119,14 @@ def test_unknown_choice(copy, choice):
 def test_info_has_the_promised_keys():
     info = shown(PACKAGE.parent)[2]
     info.pop("reason", None)
-    assert list(info) == ["backend", "version", "aioquic", "openssl", "aead", "gso", "gro"]
+    assert list(info) == [
+        "backend",
+        "version",
+        "aioquic",
+        "openssl",
+        "aead",
+        "gso",
+        "gro",
+        "splice",
+    ]
     assert info["aioquic"].startswith("1.7.")

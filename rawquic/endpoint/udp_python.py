@@ -366,6 +366,7 @@ STATS: Final = (
     "send_datagrams",
     "send_bytes",
     "send_trains",
+    "send_by_reference",
     "send_would_block",
     "send_errors",
     "send_too_large",

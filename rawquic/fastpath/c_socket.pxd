@@ -18,6 +18,7 @@ cdef extern from "<sys/socket.h>" nogil:
     const int MSG_CTRUNC
     const int MSG_DONTWAIT
     const int MSG_ERRQUEUE
+    const int MSG_MORE
     const int MSG_NOSIGNAL
     const int MSG_TRUNC
 
@@ -59,11 +60,49 @@ cdef extern from "<sys/socket.h>" nogil:
     size_t CMSG_LEN(size_t size)
     size_t CMSG_SPACE(size_t size)
 
+    int bind(int fd, const sockaddr *address, socklen_t size)
+    int getsockname(int fd, sockaddr *address, socklen_t *size)
     int getsockopt(int fd, int level, int name, void *value, socklen_t *size)
     int setsockopt(int fd, int level, int name, const void *value, socklen_t size)
+    ssize_t recv(int fd, void *buffer, size_t size, int flags)
     ssize_t recvmsg(int fd, msghdr *message, int flags)
     int recvmmsg(int fd, mmsghdr *messages, unsigned int count, int flags, timespec *timeout)
     int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags)
+    ssize_t sendmsg(int fd, const msghdr *message, int flags)
+    int socket(int family, int kind, int protocol)
+
+cdef extern from "<fcntl.h>" nogil:
+    const int O_CLOEXEC
+    const int O_NONBLOCK
+    const unsigned int SPLICE_F_NONBLOCK
+
+    ssize_t splice(
+        int source, void *source_at, int target, void *target_at, size_t size, unsigned int flags)
+    ssize_t vmsplice(int fd, const iovec *pieces, size_t count, unsigned int flags)
+
+cdef extern from "<poll.h>" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+
+    const short POLLIN
+    int poll(pollfd *items, unsigned long count, int milliseconds)
+
+cdef extern from "<sys/mman.h>" nogil:
+    const int MADV_DONTNEED
+    const int MAP_ANONYMOUS
+    const int MAP_PRIVATE
+    const int PROT_READ
+    const int PROT_WRITE
+    void *MAP_FAILED
+    int madvise(void *start, size_t size, int advice)
+    void *mmap(void *start, size_t size, int protection, int flags, int fd, long offset)
+    int munmap(void *start, size_t size)
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd)
+    int pipe2(int *ends, int flags)
 
 cdef extern from "<netinet/in.h>" nogil:
     const int IPPROTO_IP

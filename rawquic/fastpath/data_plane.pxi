@@ -39,6 +39,8 @@ cdef class DataPlane:
     cdef ReceivedPackets received
     cdef SentPackets sent
     cdef uint64_t flight_first     # no packet below it is IN_FLIGHT
+    cdef BlockQueue blocks         # with packets whose pages the kernel may still have
+    cdef bint bulk                 # the last batch was large
     cdef uint64_t path_first       # packets below it were sent on another path
     cdef uint64_t eliciting_in_flight
     cdef bint any_acked
@@ -264,6 +266,7 @@ cdef class DataPlane:
         self.routed = False
         # Tokens hold the control plane, and the garbage collector does not see them here.
         sent_free(&self.sent)
+        blocks_free(&self.blocks)
         self.control_frames = []
 
     def detach(self):
@@ -461,6 +464,7 @@ cdef int plane_fail(
 cdef void plane_free(DataPlane self) noexcept:
     """Give everything back, tokens included; from __dealloc__ only."""
     sent_free(&self.sent)
+    blocks_free(&self.blocks)
     free(self.events.items)
     ranges_free(&self.received.ranges)
     stream_table_free(&self.streams)

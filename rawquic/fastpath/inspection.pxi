@@ -13,6 +13,11 @@ cdef dict plane_inspect(DataPlane self):
     cdef Stream *stream
     cdef uint64_t i, chain, longest = 0
     cdef dict streams = {}
+    cdef Block *block = self.blocks.head
+    cdef unsigned int blocks = 0
+    while block != NULL:
+        blocks += 1
+        block = block.next
     for i in range(self.streams.room):
         stream = self.streams.buckets[i]
         chain = 0
@@ -41,6 +46,8 @@ cdef dict plane_inspect(DataPlane self):
         "buffered": flow.buffered,
         "next_number": self.sent.next,
         "largest_acked": self.largest_acked if self.any_acked else -1,
+        "blocks_lent": blocks,
+        "failed_opens": self.counters.failed_opens,
         "skipped": [self.skipped[i] for i in range(self.skipped_count)],
         "ring": self.sent.next - self.sent.first,
         "eliciting_in_flight": self.eliciting_in_flight,

@@ -327,16 +327,45 @@ cdef bint reactor_flush(Reactor self, DataPlane plane, double now) except *:
                 plane.listed = True
                 self.waiting.append(plane)
             return False
-        if plane_build(plane, &self.outbox, True, now) == 0:
+        if reactor_batch(self, plane, now) == 0:
             return False
-        reactor_send(self, plane)
         if not plane.dirty:
             return False
     return True
 
 
-cdef int reactor_send(Reactor self, DataPlane plane) except -1:
-    """Send the batch in the outbox, as trains of equal packets, the last of which may be short."""
+cdef int reactor_batch(Reactor self, DataPlane plane, double now) except -1:
+    """Build and send a batch; how many packets. Behind a large one, in a block to be lent."""
+    cdef Block *block = NULL
+    cdef uint8_t *ours = self.outbox.buffer
+    cdef int count
+    if plane.bulk and splice_works(speaks_ipv4(&plane.peer)):
+        block = block_take(&plane.blocks, plane.sent.first)
+    if block != NULL:
+        self.outbox.buffer = block.bytes
+    try:
+        count = plane_build(plane, &self.outbox, True, now)
+        if count and reactor_send(self, plane, block != NULL):
+            block_lend(
+                &plane.blocks, block, self.outbox.jobs[0].packet_number, plane.sent.next)
+        elif block != NULL:
+            block_spare(block)
+    except BaseException:
+        if block != NULL:
+            block_free(block)  # who knows how far it came
+        raise
+    finally:
+        self.outbox.buffer = ours
+    if count:
+        plane.bulk = self.outbox.used >= SPLICE_LEAST
+    return count
+
+
+cdef bint reactor_send(Reactor self, DataPlane plane, bint by_reference) except *:
+    """Send the batch in the outbox, as trains of equal packets, the last of which may be short.
+
+    `by_reference`: it lies in a block. True: that was lent.
+    """
     cdef Train trains[TRAINS_MOST]
     cdef Outbox *out = &self.outbox
     cdef Train *train = NULL
@@ -357,6 +386,11 @@ cdef int reactor_send(Reactor self, DataPlane plane) except -1:
         train.length += out.sizes[i]
         train.segments += 1
         at += out.sizes[i]
+    # Only what is to be acknowledged tells when the kernel is done with it.
+    trains[0].by_reference = (
+        by_reference and trains[0].length >= SPLICE_LEAST
+        and sent_at(&plane.sent, plane.sent.next - 1).state == IN_FLIGHT
+    )
     self.socket.enter()
     with nogil:
         status = send_trains(&self.socket.sender, trains, count)
@@ -365,7 +399,7 @@ cdef int reactor_send(Reactor self, DataPlane plane) except -1:
         reactor_hold(self, trains, count)
     elif status < 0:
         raise OSError(-status, strerror(-status).decode())
-    return 0
+    return trains[0].lent
 
 
 cdef int reactor_hold(Reactor self, const Train *trains, int count) except -1:

@@ -176,6 +176,7 @@ cdef int plane_detect_loss(DataPlane self, double now) except -1:
                 self.loss_at = packet.sent_at + delay
                 break
             packet.state = LOST
+            self.blocks.lost_behind = max(self.blocks.lost_behind, number + 1)
             self.eliciting_in_flight -= 1
             self.counters.packets_lost += 1
             if self.qlog is not None:
@@ -240,6 +241,8 @@ cdef void forget_lost(DataPlane self) noexcept:
             return
         sent.first += 1
     sent_give_back(sent)
+    if sent.first == sent.next:
+        blocks_give_back(&self.blocks, sent.first)
 
 
 cdef int settle_frame(DataPlane self, Record *record, bint acked) except -1:

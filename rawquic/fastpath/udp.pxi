@@ -72,6 +72,7 @@ cdef class UdpSocket:
 
     def __dealloc__(self):
         close_receiver(&self.receiver)
+        splice_close(&self.sender)
         self.give_back()
 
     @property
@@ -291,6 +292,7 @@ cdef class UdpSocket:
             "send_datagrams": self.sender.datagrams,
             "send_bytes": self.sender.bytes,
             "send_trains": self.sender.trains,
+            "send_by_reference": self.sender.spliced,
             "send_would_block": self.sender.would_block,
             "send_errors": self.sender.failed,
             "send_too_large": self.sender.oversize,

@@ -26,6 +26,8 @@ cdef struct Train:
     int done              # how many are consumed: sent, or refused for good; 0 at first
     int ecn
     Trial trial           # UNTRIED at first
+    bint by_reference     # the pages that `data` is in may be lent to the kernel
+    bint lent             # and were: whoever owns them must not write there for now
     SocketAddress peer
     IpAddress local       # family 0: the kernel's choice
 
@@ -40,7 +42,10 @@ cdef struct Sender:
     bint grouped         # GSO is in use
     Notes *errors        # the socket's
     Notes *too_large     # the socket's
+    int pipe_in, pipe_out  # owned, where `has_pipe`; see udp_splice
+    bint has_pipe
     unsigned long long calls, datagrams, bytes, trains, would_block, failed, oversize, gso_refused
+    unsigned long long spliced
     mmsghdr headers[SENDS]
     iovec pieces[SENDS]
     size_t controls[SENDS][CONTROL_WORDS]  # size_t: aligned for cmsghdr
@@ -127,6 +132,8 @@ cdef unsigned int fill(Sender *self, Train *trains, int first, int count) noexce
     cdef unsigned int n = 0
     cdef int i, done, take
     for i in range(first, count):
+        if n and splice_fits(self, &trains[i]):
+            return n
         done = trains[i].done
         while done < trains[i].segments:
             if n == SENDS:
@@ -184,6 +191,15 @@ cdef int send_trains(Sender *self, Train *trains, int count) noexcept nogil:
             first += 1
         if first == count:
             return 0
+        if splice_fits(self, &trains[first]):
+            got = splice_train(self, &trains[first])
+            if got == -EAGAIN:
+                self.would_block += 1
+                return -EAGAIN
+            if got == 1:
+                sent(self, &self.sendings[0])
+                continue
+            trains[first].by_reference = False
         n = fill(self, trains, first, count)
         self.calls += 1
         got = sendmmsg(self.fd, self.headers, n, MSG_DONTWAIT | MSG_NOSIGNAL)
