@@ -119,7 +119,7 @@ class Server:
             retried=acceptor.retried,
             dropped=acceptor.dropped,
             packets_unroutable=endpoint.packets_unroutable,
-            resets_sent=endpoint.resets_sent,
+            resets_sent=endpoint.resets.sent,
             receive_buffer=endpoint.receive_buffer,
             send_buffer=endpoint.send_buffer,
             socket=endpoint.socket_stats(),

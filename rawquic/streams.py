@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from .config import MAX_VARINT
 from .errors import StreamError, StreamFinished, StreamReset, StreamStopped, StreamTooLong
-from .waiters import Waiters
+from .waiters import Waiter, Waiters
 
 if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]
@@ -208,7 +208,7 @@ class SendStream:
 
     async def _wait(self) -> None:
         if self._waiters is None:
-            self._waiters = Waiters(self._session._loop)
+            self._waiters = Waiters(self._link.endpoint)
         await self._waiters.wait()
 
     def _wake(self) -> None:
@@ -234,7 +234,7 @@ class RecvStream:
         self._id = stream_id
         self._returned: list[bytes] = []  # what a cancelled longer read had taken already
         self._reading = False
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: Waiter | None = None
         self._at_end = False
         self._error: StreamReset | StreamFinished | None = None
 
@@ -377,7 +377,7 @@ class RecvStream:
 
     async def _wait(self) -> None:
         if not self._link.endpoint.look_for_packets():
-            self._waiter = self._session._loop.create_future()
+            self._waiter = Waiter()
             await self._waiter
 
     async def _read_all(self, limit: int | None) -> bytes:
@@ -412,5 +412,5 @@ class RecvStream:
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if waiter is not None:
+            waiter.wake(self._link.endpoint)

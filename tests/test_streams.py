@@ -559,7 +559,7 @@ async def test_waits_that_are_cancelled_leave_nothing(stream: Stream) -> None:
             wait.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await wait
-    assert stream.send._waiters._futures == []
+    assert stream.send._waiters._waiting == []
 
 
 @pytest.mark.parametrize("name", ["read_all", "readexactly", "read_to_end"])

@@ -310,6 +310,13 @@ def normalize(address: tuple[Any, ...]) -> Address:
     return host, port
 
 
+def open_io(loop: asyncio.AbstractEventLoop, sock: socket.socket, config: Config) -> SocketIO:
+    """The kind that this loop and the chosen backend have."""
+    if not has_reader_calls(loop):
+        return TransportIO(loop, sock, config)
+    return (ReactorIO if BACKEND == "compiled" else ReaderIO)(loop, sock, config)
+
+
 def has_reader_calls(loop: asyncio.AbstractEventLoop) -> bool:
     """True where the loop can watch a socket of ours (not so: Windows' proactor)."""
     left, right = socket.socketpair()

@@ -10,7 +10,6 @@ import itertools
 import logging
 import math
 import os
-import secrets
 import socket
 import time
 import weakref
@@ -18,32 +17,21 @@ from collections.abc import Iterable, Sequence
 from threading import get_ident
 from typing import Any, Protocol
 
-from ..backend import BACKEND
 from ..config import Config
 from ..connection.interface import Address, Connection, address_text
 from ..errors import ConnectionRefused, HandshakeFailed, SessionError
+from ..waiters import Waiter, run_all
 from .deadlines import AT_ONCE, Deadlines
-from .io import (
-    BATCH,
-    Incoming,
-    Outgoing,
-    ReactorIO,
-    ReaderIO,
-    SocketIO,
-    TransportIO,
-    has_reader_calls,
-    normalize,
-)
+from .io import BATCH, Incoming, Outgoing, normalize, open_io
 from .linger import Lingering
 from .link import Link, ignore
+from .resets import StatelessResets
 from .routing import LONG_HEADER, LongHeader, Routes
 
 logger = logging.getLogger("rawquic")
 
 TURN_SECONDS = 0.004  # reading goes on so long before other tasks get their turn
 LINGER_STEP = 0.05  # seconds
-RESET_BURST, RESET_RATE = 50, 50.0  # stateless resets: at once, and per second
-MIN_RESET_TRIGGER = 43  # RFC 9000 §10.3: an answer of 42 bytes is still smaller
 UNREACHABLE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EPERM})
 
 
@@ -66,25 +54,21 @@ class UdpEndpoint:
         self.receive_buffer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         self.send_buffer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         self.packets_unroutable = 0
-        self.resets_sent = 0
+        self.resets = StatelessResets()
         self._loop = asyncio.get_running_loop()
         self._thread = get_ident()
-        self._io: SocketIO
-        if has_reader_calls(self._loop):
-            kind = ReactorIO if BACKEND == "compiled" else ReaderIO
-            self._io = kind(self._loop, sock, config)
-        else:
-            self._io = TransportIO(self._loop, sock, config)
+        self._io = open_io(self._loop, sock, config)
         self._links: set[Link] = set()
         self._dirty: dict[Link, None] = {}
         self._flush_scheduled = False
-        self._flush_follows = False  # a flush was scheduled by a batch, for whoever that woke
+        self.woken: list[Waiter] | None = None  # whom a batch woke: they run at its end
+        self._looking = False  # a task looks for packets: it cannot run another one
+        # Callbacks that wait for the next turn, where the loop shows them (uvloop does not).
+        self._ready = getattr(self._loop, "_ready", True)
         self._blocked = False  # the socket takes no more; flushes wait until it does
         self._outgoing: list[Outgoing] = []
         self._deadlines: Deadlines[Link | Lingering] = Deadlines(self._loop, self._on_due)
         self._lingering: set[Lingering] = set()
-        self._resets = float(RESET_BURST)
-        self._resets_time = 0.0
         self.closing = False  # no new connections
         self.closed = False
         self.dead = False  # inherited by fork(): it would repeat packet numbers under our keys
@@ -128,8 +112,32 @@ class UdpEndpoint:
     # -- in ------------------------------------------------------------------------------------
 
     def _on_batch(self, batch: list[Incoming], planes: Sequence[Any]) -> None:
-        now = time.monotonic()
+        """Take a batch, run the tasks that it woke, send what all that made possible."""
         scheduled = self._flush_scheduled
+        woken = self.woken = None if self._looking else []
+        try:
+            self._take_batch(batch, planes)
+        finally:
+            self.woken = None
+        if woken:
+            self._flush_scheduled = True  # it is below
+            try:
+                run_all(woken)
+            finally:
+                self._flush_scheduled = scheduled
+        elif not planes and (
+            scheduled or any(link.connection.handshake_done for link in self._dirty)
+        ):
+            self._schedule_flush()  # more may come to it; not so for handshakes
+            return
+        if woken is None or self._ready:
+            # Behind the tasks that are to run: what they write leaves in the same turn.
+            self._schedule_flush()
+        if woken is not None:
+            self._flush_all()
+
+    def _take_batch(self, batch: list[Incoming], planes: Sequence[Any]) -> None:
+        now = time.monotonic()
         if batch:
             self._on_datagrams(batch, now)
         for plane in planes:
@@ -137,16 +145,6 @@ class UdpEndpoint:
                 self._on_news(plane.owner, now)
         if self._io.has_notes():
             self._on_socket_errors()
-        if planes:
-            if self._deadlines.changed:
-                self._deadlines.arm()
-            # Behind the tasks that this batch woke: what they write leaves in the same turn.
-            self._flush_follows = True
-            self._schedule_flush()
-        elif scheduled or any(link.connection.handshake_done for link in self._dirty):
-            self._schedule_flush()
-        else:
-            self._flush_all()  # handshakes: no task has anything to add
 
     def _on_datagrams(self, batch: list[Incoming], now: float) -> None:
         """Route them, and read more of them within bounds."""
@@ -223,24 +221,17 @@ class UdpEndpoint:
     ) -> None:
         """A stateless reset for one of ours, or a packet that deserves one (RFC 9000 §10.3)."""
         self.packets_unroutable += 1
-        if len(data) >= 21:
-            token = data[-16:]
+        token = self.resets.token_of(data)
+        if token is not None:
             for link in self.routes.at(peer):
                 if link.connection.is_reset_token(token):
                     link.connection.stateless_reset()
                     self._after(link)
                     self.flush_soon(link)
                     return
-        self._resets = min(RESET_BURST, self._resets + (now - self._resets_time) * RESET_RATE)
-        self._resets_time = now
-        if len(data) < MIN_RESET_TRIGGER or self._resets < 1:
-            return
-        self._resets -= 1
-        self.resets_sent += 1
-        cid = data[1:9]
-        noise = bytearray(secrets.token_bytes(min(len(data) - 1, 42) - 16))
-        noise[0] = 0x40 | noise[0] & 0x3F
-        self.send_soon(bytes(noise) + self.routes.reset_token(cid), peer, local)
+        if self.resets.is_allowed(data, now):
+            token = self.routes.reset_token(data[1:9])
+            self.send_soon(self.resets.answer(data, token), peer, local)
 
     def _on_socket_errors(self) -> None:
         for number, peer in self._io.take_errors():
@@ -307,21 +298,22 @@ class UdpEndpoint:
             return False
         if self._dirty:
             self._flush_all()  # nothing comes back before what was written has left
-        return busy_poll.look(self._flush_scheduled)
+        self._looking = True
+        try:
+            return busy_poll.look(self._flush_scheduled)
+        finally:
+            self._looking = False
 
     def _flush(self) -> None:
         self._flush_scheduled = False
-        if self._flush_follows:
-            # A task that was woken may have started the one that writes: that runs next turn.
-            self._flush_follows = False
-            if not self._dirty:
-                self._schedule_flush()
         self._flush_all()
 
     def _flush_all(self) -> None:
-        if self.closed or self._blocked:
+        if self.closed:
             return
-        if self._dirty:
+        if self._blocked:
+            pass
+        elif self._dirty:
             dirty, self._dirty = self._dirty, {}
             if len(dirty) > AT_ONCE:
                 later = itertools.islice(dirty, AT_ONCE, None)
