@@ -20,11 +20,16 @@ def compiled():
         pytest.skip("rawquic._fastpath was not built")
 
 
-def wait(udp, event=select.POLLIN, seconds=10):
-    """Wait until the socket is ready, or fail."""
+def is_ready(udp, event=select.POLLIN, seconds=10):
+    """Wait; False when the socket did not become ready."""
     poll = select.poll()
     poll.register(udp.fileno(), event)
-    assert poll.poll(seconds * 1000), "the socket did not become ready"
+    return bool(poll.poll(seconds * 1000))
+
+
+def wait(udp, event=select.POLLIN, seconds=10):
+    """Wait until the socket is ready, or fail."""
+    assert is_ready(udp, event, seconds), "the socket did not become ready"
 
 
 def receive(udp, count, **budget):
