@@ -42,13 +42,16 @@ _AEAD_CIPHERS = {
 
 
 cdef struct SealJob:
-    # The packet's header, then room for ciphertext and tag. Owner: the train's buffer.
+    # Room for header, ciphertext and tag. Owner: the train's buffer.
     uint8_t *packet
+    # The header, and the plaintext but for `body`: `packet` itself, or elsewhere, so that nothing
+    # but what is sealed is ever written to `packet`. Owner: the train's buffer.
+    const uint8_t *plain
     size_t header_length
     size_t length  # header, ciphertext and tag
     uint64_t packet_number
-    # The last body_length bytes of the plaintext are read here, those before them in the packet
-    # itself. NULL where body_length is 0. Owner: whoever queued the data; it outlives the call.
+    # The last body_length bytes of the plaintext are read here; NULL where there are none. Owner:
+    # whoever queued the data; it outlives the call.
     const uint8_t *body
     size_t body_length
 
@@ -196,13 +199,15 @@ cdef class PacketKey:
             if job.body_length > text_length:
                 break
             packet_nonce(self._iv, job.packet_number, nonce)
+            if job.plain != job.packet:
+                memcpy(job.packet, job.plain, job.header_length)
             if self._imb != NULL:
                 rq_imb_seal(
-                    &train, nonce, job.packet, job.header_length,
-                    text, text_length, job.body, job.body_length)
+                    &train, nonce, job.packet, job.header_length, text, text_length,
+                    job.plain + job.header_length, job.body, job.body_length)
             elif not evp_seal(
-                self._evp, nonce, job.packet, job.header_length,
-                text, text_length, job.body, job.body_length,
+                self._evp, nonce, job.packet, job.header_length, text, text_length,
+                job.plain + job.header_length, job.body, job.body_length,
             ):
                 ERR_clear_error()
                 break
@@ -331,6 +336,7 @@ cdef class PacketKey:
         packet += plaintext[:own]
         packet += bytes(length - len(packet))
         job.packet = <uint8_t *>PyByteArray_AS_STRING(packet)
+        job.plain = job.packet
         job.header_length = <size_t>len(header)
         job.length = <size_t>length
         job.body = <const uint8_t *>PyBytes_AS_STRING(plaintext) + own
@@ -382,30 +388,30 @@ cdef class PacketKey:
         ])
 
     def seal_train(
-        self, buffer: bytearray, segment: int, header_length: int,
+        self, buffer, segment: int, header_length: int,
         first_packet_number: int, count: int,
     ) -> None:
         """Seal `count` packets of `segment` bytes in place, tag included, without the GIL.
 
-        The last one ends with the buffer where that comes first.
+        The last one ends with the buffer, which is a writable one of bytes, where that comes first.
         """
         self._train(buffer, segment, header_length, first_packet_number, count, True)
 
     def open_train(
-        self, buffer: bytearray, segment: int, header_length: int,
+        self, buffer, segment: int, header_length: int,
         first_packet_number: int, count: int,
     ) -> int:
         """Open what seal_train sealed, in place; return how many packets failed."""
         return self._train(buffer, segment, header_length, first_packet_number, count, False)
 
     cdef Py_ssize_t _train(
-        self, bytearray buffer, object segment, object header_length,
+        self, object buffer, object segment, object header_length,
         object first_packet_number, object count, bint seal,
     ) except -1:
         cdef Py_buffer view
-        cdef Py_ssize_t packets = _bounded("count", count, 1, len(buffer))
+        cdef Py_ssize_t length = memoryview(buffer).nbytes
+        cdef Py_ssize_t packets = _bounded("count", count, 1, length)
         cdef size_t size = <size_t>_bounded("segment", segment, AEAD_TAG_LENGTH, AEAD_PACKET_MAX)
-        cdef Py_ssize_t length = len(buffer)
         cdef Py_ssize_t before_last = (packets - 1) * <Py_ssize_t>size
         cdef Py_ssize_t last = min(length - before_last, <Py_ssize_t>size)
         cdef Py_ssize_t result
@@ -449,7 +455,7 @@ cdef Py_ssize_t run_train(
             packet = start + <size_t>(at + i) * segment
             length = last if at + i == count - 1 else segment
             if seal:
-                seals[i] = SealJob(packet, header_length, length, number, NULL, 0)
+                seals[i] = SealJob(packet, packet, header_length, length, number, NULL, 0)
             else:
                 opens[i] = OpenJob(packet, header_length, length, number, False)
             number += 1

@@ -19,16 +19,17 @@ cdef enum:
 
 cdef bint evp_seal(
     EVP_CIPHER_CTX *context, const uint8_t *nonce, const uint8_t *aad, size_t aad_length,
-    uint8_t *text, size_t text_length, const uint8_t *body, size_t body_length,
+    uint8_t *text, size_t text_length, const uint8_t *plain, const uint8_t *body,
+    size_t body_length,
 ) noexcept nogil:
-    """Encrypt `text` in place, its last `body_length` bytes read from `body`; tag behind it."""
+    """Encrypt `plain`, which may be `text`, then `body`, to `text`; the tag behind it."""
     cdef size_t own = text_length - body_length
     cdef int written = 0
     if EVP_CipherInit_ex(context, NULL, NULL, NULL, nonce, 1) != 1:
         return False
     if aad_length and EVP_CipherUpdate(context, NULL, &written, aad, <int>aad_length) != 1:
         return False
-    if own and EVP_CipherUpdate(context, text, &written, text, <int>own) != 1:
+    if own and EVP_CipherUpdate(context, text, &written, plain, <int>own) != 1:
         return False
     if body_length and EVP_CipherUpdate(
         context, text + own, &written, body, <int>body_length

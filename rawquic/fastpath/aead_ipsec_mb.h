@@ -155,21 +155,21 @@ static inline void rq_imb_train_end(rq_imb_train *train) {
     OPENSSL_cleanse(&train->context, sizeof(train->context));
 }
 
-/* Encrypt text[0:text_length] in place, its last body_length bytes read from body instead, and
+/* Encrypt plain, which may be text, and then body_length bytes of body, to text[0:text_length], and
  * write the tag behind it. */
 static inline void rq_imb_seal(rq_imb_train *train, const uint8_t *nonce, const uint8_t *aad,
                                size_t aad_length, uint8_t *text, size_t text_length,
-                               const uint8_t *body, size_t body_length) {
+                               const uint8_t *plain, const uint8_t *body, size_t body_length) {
     const size_t own = text_length - body_length;
     uint8_t *tag = text + text_length;
 
     if (body_length == 0 || own == 0) {
-        train->encrypt(train->key, &train->context, text, own == 0 && body_length ? body : text,
+        train->encrypt(train->key, &train->context, text, own == 0 && body_length ? body : plain,
                        text_length, nonce, aad, aad_length, tag, RQ_IMB_TAG_LENGTH);
         return;
     }
     train->init(train->key, &train->context, nonce, aad, aad_length);
-    train->update(train->key, &train->context, text, text, own);
+    train->update(train->key, &train->context, text, plain, own);
     train->update(train->key, &train->context, text + own, body, body_length);
     train->finalize(train->key, &train->context, tag, RQ_IMB_TAG_LENGTH);
 }
@@ -221,9 +221,9 @@ static inline void rq_imb_train_end(rq_imb_train *train) {
 
 static inline void rq_imb_seal(rq_imb_train *train, const uint8_t *nonce, const uint8_t *aad,
                                size_t aad_length, uint8_t *text, size_t text_length,
-                               const uint8_t *body, size_t body_length) {
+                               const uint8_t *plain, const uint8_t *body, size_t body_length) {
     (void)train, (void)nonce, (void)aad, (void)aad_length;
-    (void)text, (void)text_length, (void)body, (void)body_length;
+    (void)text, (void)text_length, (void)plain, (void)body, (void)body_length;
 }
 
 static inline int rq_imb_open(rq_imb_train *train, const uint8_t *nonce, const uint8_t *aad,

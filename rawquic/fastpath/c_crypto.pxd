@@ -62,7 +62,8 @@ cdef extern from "fastpath/aead_ipsec_mb.h" nogil:
     void rq_imb_train_end(rq_imb_train *train)
     void rq_imb_seal(
         rq_imb_train *train, const uint8_t *nonce, const uint8_t *aad, size_t aad_length,
-        uint8_t *text, size_t text_length, const uint8_t *body, size_t body_length)
+        uint8_t *text, size_t text_length, const uint8_t *plain, const uint8_t *body,
+        size_t body_length)
     int rq_imb_open(
         rq_imb_train *train, const uint8_t *nonce, const uint8_t *aad, size_t aad_length,
         uint8_t *text, size_t text_length)

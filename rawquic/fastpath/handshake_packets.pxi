@@ -30,15 +30,13 @@ def protect_packet(
         raise ValueError(f"a packet of {length} bytes is too short to be sampled")
     packet = PyBytes_FromStringAndSize(NULL, length)
     start = <uint8_t *>PyBytes_AS_STRING(packet)
-    memcpy(start, PyBytes_AS_STRING(header), <size_t>header_length)
-    memcpy(
-        start + header_length, PyBytes_AS_STRING(payload), <size_t>PyBytes_GET_SIZE(payload))
     job.packet = start
+    job.plain = <const uint8_t *>PyBytes_AS_STRING(header)
     job.header_length = <size_t>header_length
     job.length = <size_t>length
     job.packet_number = number
-    job.body = NULL
-    job.body_length = 0
+    job.body = <const uint8_t *>PyBytes_AS_STRING(payload)
+    job.body_length = <size_t>PyBytes_GET_SIZE(payload)
     key._check_alive()
     with nogil, key._lock:
         done = key.seal_packets(&job, 1) == 1

@@ -11,7 +11,8 @@ cdef enum:
     SKIP_DISTANCE_MOST = 131072
 
 cdef struct Outbox:
-    uint8_t *buffer           # owned; OUT_ROOM bytes
+    uint8_t *plain            # owned; OUT_ROOM bytes: what it is built in
+    uint8_t *buffer           # borrowed: what it is sealed to; `plain` itself, or a block
     size_t used
     unsigned int count
     int ecn                   # codepoint of all of them
@@ -27,10 +28,11 @@ cdef extern from *:
 
 
 cdef int outbox_open(Outbox *self) except -1:
-    if self.buffer == NULL:
-        self.buffer = <uint8_t *>malloc(OUT_ROOM)
-        if self.buffer == NULL:
+    if self.plain == NULL:
+        self.plain = <uint8_t *>malloc(OUT_ROOM)
+        if self.plain == NULL:
             raise MemoryError()
+    self.buffer = self.plain
     return 0
 
 
@@ -163,7 +165,7 @@ cdef void begin_draft(
         pn_length = 4
     draft.packet = sent_begin(&self.sent, now)
     draft.packet.marked = out.ecn == ECT_0
-    draft.start = out.buffer + out.used
+    draft.start = out.plain + out.used
     draft.start[0] = <uint8_t>(0x40 | self.seal_phase << 2 | (pn_length - 1))
     memcpy(draft.start + 1, self.peer_cid, self.peer_cid_length)
     at = draft.start + 1 + self.peer_cid_length
@@ -205,7 +207,8 @@ cdef size_t finish_draft(DataPlane self, Draft *draft, Outbox *out) noexcept:
         memset(draft.at, 0, <size_t>(least - draft.at))
         draft.at = least
     size = <size_t>(draft.at - draft.start) + draft.body_length + AEAD_TAG_LENGTH
-    job.packet = draft.start
+    job.packet = out.buffer + out.used
+    job.plain = draft.start
     job.header_length = draft.header_length
     job.length = size
     job.body, job.body_length = draft.body, draft.body_length
@@ -305,7 +308,7 @@ cdef list plane_build_list(DataPlane self, double now):
     cdef list packets = []
     cdef unsigned int i
     cdef size_t at
-    out.buffer = NULL
+    out.plain = NULL
     outbox_open(&out)
     try:
         if self.marks is not None:
@@ -322,7 +325,7 @@ cdef list plane_build_list(DataPlane self, double now):
             if not self.dirty:
                 break
     finally:
-        free(out.buffer)
+        free(out.plain)
     return packets
 
 
@@ -337,7 +340,7 @@ cdef bytes plane_seal_single(DataPlane self, bytes payload, bytes cid, double no
         return b""
     if sent_is_full(&self.sent) and (pad_to or self.sent.next - self.sent.first >= self.sent.room):
         return b""
-    out.buffer, out.count, out.used, out.ecn = NULL, 0, 0, NOT_ECT
+    out.plain, out.count, out.used, out.ecn = NULL, 0, 0, NOT_ECT
     outbox_open(&out)
     try:
         self.set_peer_cid(cid)
@@ -351,6 +354,6 @@ cdef bytes plane_seal_single(DataPlane self, bytes payload, bytes cid, double no
         seal_outbox(self, &out)
         packet = PyBytes_FromStringAndSize(<const char *>out.buffer, <Py_ssize_t>out.used)
     finally:
-        free(out.buffer)
+        free(out.plain)
         self.set_peer_cid(kept)
     return packet

@@ -21,7 +21,7 @@ cdef bytes qlog_plaintext(const Outbox *out):
 
     The trace is called when all is sealed, not here: Python may free the application's bytes.
     """
-    return PyBytes_FromStringAndSize(<const char *>out.buffer, <Py_ssize_t>out.used)
+    return PyBytes_FromStringAndSize(<const char *>out.plain, <Py_ssize_t>out.used)
 
 
 cdef void qlog_sent(DataPlane self, const Outbox *out, bytes plaintext) noexcept:

@@ -57,7 +57,7 @@ cdef class Reactor:
             if self.slots[i].plane != NULL:
                 Py_DECREF(<object>self.slots[i].plane)
         free(self.slots)
-        free(self.outbox.buffer)
+        free(self.outbox.plain)
         free(self.held)
 
     def close(self):
@@ -337,7 +337,6 @@ cdef bint reactor_flush(Reactor self, DataPlane plane, double now) except *:
 cdef int reactor_batch(Reactor self, DataPlane plane, double now) except -1:
     """Build and send a batch; how many packets. Behind a large one, in a block to be lent."""
     cdef Block *block = NULL
-    cdef uint8_t *ours = self.outbox.buffer
     cdef int count
     if plane.bulk and splice_works(speaks_ipv4(&plane.peer)):
         block = block_take(&plane.blocks, plane.sent.first)
@@ -355,7 +354,7 @@ cdef int reactor_batch(Reactor self, DataPlane plane, double now) except -1:
             block_free(block)  # who knows how far it came
         raise
     finally:
-        self.outbox.buffer = ours
+        self.outbox.buffer = self.outbox.plain
     if count:
         plane.bulk = self.outbox.used >= SPLICE_LEAST
     return count
