@@ -25,7 +25,7 @@ from rawquic.endpoint.io import set_buffers
 pytestmark = pytest.mark.timeout(60)
 
 SERVER, CLIENT = "10.9.0.1", "10.9.0.2"
-FEW, MANY = 32 << 10, 128 << 10  # bytes
+FEW, TRAIN, MANY, LARGE = 32 << 10, 48 << 10, 128 << 10, 2 << 20  # bytes
 # Without GSO already the first flight of a connection is more than the socket takes.
 CONFIG = Config(socket_send_buffer=4 << 10, enable_gso=False)
 
@@ -83,7 +83,7 @@ async def upload(session: rawquic.RawQuicSession, data: bytes) -> None:
 
 
 async def digest(session: rawquic.RawQuicSession) -> bytes:
-    return hashlib.sha256(await (await session.accept_uni()).read_to_end(MANY)).digest()
+    return hashlib.sha256(await (await session.accept_uni()).read_to_end(LARGE)).digest()
 
 
 class Ends:
@@ -179,6 +179,34 @@ async def test_nothing_is_lost(cable: Cable, certificate: Certificate, gso: bool
         assert stats["send_datagrams"] == built
         assert [peer.connection.stats().packets_lost for peer in end.peers] == [0, 0, 0]
         assert stats["send_errors"] == stats["send_too_large"] == 0
+
+
+async def test_what_is_held_is_not_lent(cable: Cable, certificate: Certificate) -> None:
+    """A train that left from where packets are held is whole, whatever is held there next."""
+    if not rawquic.backend_info()["splice"]:
+        pytest.skip("nothing leaves by reference here")
+    async with ends(cable, certificate, 3, replace(CONFIG, enable_gso=True)) as end:
+        for size in (LARGE, TRAIN, TRAIN):  # the windows open, and batches grow to whole trains
+            writing = [asyncio.ensure_future(upload(peer, bytes(size))) for peer in end.peers]
+            await within(asyncio.gather(*map(digest, end.clients), *writing))
+        cable.cut()
+        data = [secrets.token_bytes(TRAIN) for _ in end.peers]
+        writing = [
+            asyncio.ensure_future(upload(peer, part))
+            for peer, part in zip(end.peers, data, strict=True)
+        ]
+        await until(lambda: end.blocked)  # the second train is held, the third waits
+        cable.mend()  # what the kernel has arrives, and the socket takes more:
+        cable.cut()  # the second train, which the kernel keeps, while the third is held
+        reactor = end.peers[0]._link.endpoint._io.reactor
+        reactor.on_writable()
+        assert reactor.blocked
+        cable.mend()
+        digests = await within(asyncio.gather(*map(digest, end.clients)))
+        assert digests == [hashlib.sha256(part).digest() for part in data]
+        await within(asyncio.gather(*writing))
+        assert end.server.stats().socket["send_by_reference"]
+        assert [peer.connection.stats().packets_lost for peer in end.peers] == [0, 0, 0]
 
 
 async def test_a_connection_that_waits(cable: Cable, certificate: Certificate) -> None:

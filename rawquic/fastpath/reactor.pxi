@@ -414,6 +414,7 @@ cdef int reactor_hold(Reactor self, const Train *trains, int count) except -1:
     self.held_count = count
     for i in range(count):
         self.held_trains[i].data = self.held + (trains[i].data - out.buffer)
+        self.held_trains[i].by_reference = False  # this memory is written again at any time
     self.blocked = True
     if self.on_blocked is not None:
         self.on_blocked()
