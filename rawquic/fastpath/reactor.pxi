@@ -339,7 +339,8 @@ cdef int reactor_batch(Reactor self, DataPlane plane, double now) except -1:
     cdef Block *block = NULL
     cdef int count
     if plane.bulk and splice_works(speaks_ipv4(&plane.peer)):
-        block = block_take(&plane.blocks, plane.sent.first)
+        block = block_take(
+            &plane.blocks, plane.sent.first, plane.blocks.copied >= COPIES_LEAST)
     if block != NULL:
         self.outbox.buffer = block.bytes
     try:
@@ -349,6 +350,8 @@ cdef int reactor_batch(Reactor self, DataPlane plane, double now) except -1:
                 &plane.blocks, block, self.outbox.jobs[0].packet_number, plane.sent.next)
         elif block != NULL:
             block_spare(block)
+        elif count and plane.bulk:
+            plane.blocks.copied += 1
     except BaseException:
         if block != NULL:
             block_free(block)  # who knows how far it came

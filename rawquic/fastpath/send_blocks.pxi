@@ -6,15 +6,19 @@
 # connection is to use the block, nobody knows: then its pages are given back to the system, which
 # keeps them until the kernel's last reference is gone, and the block gets fresh ones. So the network
 # sees nothing but what was sealed, whatever a peer acknowledges.
+#
+# Fresh pages cost several times what the copy costs that they save. So a block stays with its
+# connection for as long as it can, and a connection gets another one rarely (COPIES_LEAST).
 
 cdef enum:
     BLOCK_BYTES = 131072   # OUT_ROOM, and what fills its last page
     BLOCKS_MOST = 64       # of the process: 4 MiB of trains; with more in flight they are copied
+    COPIES_LEAST = 16      # large batches of a connection, for each block with fresh pages
 
 cdef struct Block:
     uint8_t *bytes         # owned: BLOCK_BYTES
     Block *next
-    uint64_t lender        # the connection whose packets are or were in it; 0: its pages are fresh
+    uint64_t lender        # the connection whose packets are or were in it
     uint64_t first, behind # their numbers, while it is lent: first .. behind - 1
 
 cdef struct BlockQueue:
@@ -22,6 +26,7 @@ cdef struct BlockQueue:
     Block *tail
     uint64_t number        # of this connection among all that ever lent; 0: it never did
     uint64_t lost_behind   # one more than the largest packet number that was lost
+    unsigned int copied    # large batches, since it got fresh pages
 
 # Of the process; touched with the GIL.
 cdef Block *spare_blocks = NULL   # owned list
@@ -29,7 +34,7 @@ cdef unsigned int block_count = 0
 cdef uint64_t lenders = 0
 
 
-cdef Block *block_new() noexcept:
+cdef Block *block_new(uint64_t lender) noexcept:
     """A block with fresh pages; NULL where there is no memory, or there are enough of them."""
     global block_count
     cdef Block *block
@@ -44,15 +49,17 @@ cdef Block *block_new() noexcept:
         free(block)
         return NULL
     block_count += 1
+    block.lender = lender
     return block
 
 
-cdef Block *block_renew(Block *block) noexcept:
+cdef Block *block_renew(Block *block, uint64_t lender) noexcept:
     """The block, or another, with fresh pages; NULL where there is no memory."""
     if madvise(block.bytes, BLOCK_BYTES, MADV_DONTNEED) == 0:
+        block.lender = lender
         return block
     block_free(block)  # pages locked into memory stay
-    return block_new()
+    return block_new(lender)
 
 
 cdef void block_free(Block *block) noexcept:
@@ -62,33 +69,47 @@ cdef void block_free(Block *block) noexcept:
     block_count -= 1
 
 
-cdef Block *block_take(BlockQueue *self, uint64_t settled) noexcept:
+cdef Block *block_own(uint64_t lender) noexcept:
+    """A spare block that had packets of this connection last; NULL: there is none."""
+    cdef Block **link = &spare_blocks
+    cdef Block *block
+    while link[0] != NULL:
+        block = link[0]
+        if block.lender == lender:
+            link[0] = block.next
+            return block
+        link = &block.next
+    return NULL
+
+
+cdef Block *block_take(BlockQueue *self, uint64_t settled, bint renew) noexcept:
     """A block to build in, all of whose pages are ours alone; NULL: there is none.
 
-    `settled`: the packets of this connection below it are acknowledged or lost.
+    `settled`: the packets of this connection below it are acknowledged or lost. `renew`: its pages
+    may be fresh ones.
     """
     global spare_blocks, lenders
-    cdef Block *block = self.head
-    cdef bint fresh
+    cdef Block *block
     if self.number == 0:
         lenders += 1
         self.number = lenders
-    if block != NULL and block.behind <= settled:
+    while self.head != NULL and self.head.behind <= settled:
+        block = self.head
         self.head = block.next
-        fresh = block.first >= self.lost_behind
-    elif spare_blocks != NULL:
-        block = spare_blocks
-        spare_blocks = block.next
-        fresh = block.lender == 0 or block.lender == self.number
-    else:
-        block = block_new()
-        fresh = True
-    if block != NULL and not fresh:
-        block = block_renew(block)
-    if block != NULL:
-        block.lender = self.number
-        block.first = block.behind = 0
-        block.next = NULL
+        if block.first >= self.lost_behind:
+            return block
+        if renew:
+            self.copied = 0
+            return block_renew(block, self.number)
+        block_free(block)
+    block = block_own(self.number)
+    if block == NULL and renew:
+        self.copied = 0
+        block = block_new(self.number)
+        if block == NULL and spare_blocks != NULL:
+            block = spare_blocks
+            spare_blocks = block.next
+            block = block_renew(block, self.number)
     return block
 
 
