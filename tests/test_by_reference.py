@@ -3,9 +3,10 @@
 import asyncio
 import hashlib
 import secrets
+import time
 
 import pytest
-from loopback import Certificate, Pair, pair, within
+from loopback import Certificate, Pair, pair, until, within
 
 import rawquic
 
@@ -44,3 +45,19 @@ async def test_the_first_large_batches_are_copied(certificate: Certificate) -> N
         assert by_reference(end) == 0
         await download(end, MANY)
         assert by_reference(end) > 0
+
+
+async def test_no_block_is_kept_for_a_lost_packet(certificate: Certificate) -> None:
+    """It is remembered for long, since its ACK may still come; its pages are not."""
+    async with pair(certificate) as end:
+        await download(end, MANY)
+        before = by_reference(end)
+        plane = end.peer._link.connection.plane
+        plane.keep_alive()
+        assert plane.build(time.monotonic())  # and it goes nowhere
+        await download(end, FEW)
+        await until(lambda: plane.inspect()["eliciting_in_flight"] == 0)
+        assert by_reference(end) > before
+        assert end.peer.connection.stats().packets_lost == 1
+        assert plane.inspect()["ring"] > 100  # from the lost packet on
+        assert plane.inspect()["blocks_lent"] == 0

@@ -340,7 +340,7 @@ cdef int reactor_batch(Reactor self, DataPlane plane, double now) except -1:
     cdef int count
     if plane.bulk and splice_works(speaks_ipv4(&plane.peer)):
         block = block_take(
-            &plane.blocks, plane.sent.first, plane.blocks.copied >= COPIES_LEAST)
+            &plane.blocks, plane.flight_first, plane.blocks.copied >= COPIES_LEAST)
     if block != NULL:
         self.outbox.buffer = block.bytes
     try:

@@ -225,6 +225,8 @@ cdef int plane_detect_loss(DataPlane self, double now) except -1:
             congestion_set_datagram_size(&self.congestion, self.mtu.current)
         self.dirty = True
     forget_lost(self)
+    if self.eliciting_in_flight == 0:
+        blocks_give_back(&self.blocks, sent.next)
     return 0
 
 
@@ -241,8 +243,6 @@ cdef void forget_lost(DataPlane self) noexcept:
             return
         sent.first += 1
     sent_give_back(sent)
-    if sent.first == sent.next:
-        blocks_give_back(&self.blocks, sent.first)
 
 
 cdef int settle_frame(DataPlane self, Record *record, bint acked) except -1:
