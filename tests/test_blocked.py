@@ -54,6 +54,9 @@ class Cable:
     def cut(self) -> None:
         self._near.ip("neigh", "del", CLIENT, "dev", "v0")
 
+    def narrow(self, mtu: int) -> None:
+        self._near.ip("link", "set", "v0", "mtu", mtu)
+
     def mend(self) -> None:
         self._near.ip("neigh", "replace", CLIENT, "lladdr", "02:00:00:00:00:02", "dev", "v0")
 
@@ -207,6 +210,30 @@ async def test_what_is_held_is_not_lent(cable: Cable, certificate: Certificate) 
         await within(asyncio.gather(*writing))
         assert end.server.stats().socket["send_by_reference"]
         assert [peer.connection.stats().packets_lost for peer in end.peers] == [0, 0, 0]
+
+
+async def test_a_block_with_a_train_that_was_refused(
+    cable: Cable, certificate: Certificate
+) -> None:
+    """Parts of it may have left: it stays as it is until its packets are acknowledged or lost."""
+    if not rawquic.backend_info()["splice"]:
+        pytest.skip("nothing leaves by reference here")
+    config = replace(CONFIG, enable_gso=True, socket_send_buffer=1 << 20)
+    async with ends(cable, certificate, 1, config) as end:
+        for size in (LARGE, TRAIN):
+            writing = asyncio.ensure_future(upload(end.peers[0], bytes(size)))
+            await within(asyncio.gather(*map(digest, end.clients), writing))
+        plane = end.peers[0]._link.connection.plane
+        by_reference = end.server.stats().socket["send_by_reference"]
+        assert by_reference and plane.inspect()["blocks_lent"] == 0
+        cable.narrow(1000)
+        writing = asyncio.ensure_future(upload(end.peers[0], bytes(TRAIN)))
+        await until(lambda: end.server.stats().socket["send_too_large"])
+        assert end.server.stats().socket["send_by_reference"] == by_reference
+        assert plane.inspect()["blocks_lent"] == 1
+        cable.narrow(1500)
+        await within(asyncio.gather(*map(digest, end.clients), writing))
+        await until(lambda: plane.inspect()["blocks_lent"] == 0)
 
 
 async def test_a_connection_that_waits(cable: Cable, certificate: Certificate) -> None:

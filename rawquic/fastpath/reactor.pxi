@@ -401,6 +401,9 @@ cdef bint reactor_send(Reactor self, DataPlane plane, bint by_reference) except 
         reactor_hold(self, trains, count)
     elif status < 0:
         raise OSError(-status, strerror(-status).decode())
+    if trains[0].lent and not trains[0].by_reference:
+        # Then copies were sent: their ACKs do not tell of what was lent.
+        plane.blocks.lost_behind = plane.sent.next
     return trains[0].lent
 
 

@@ -27,7 +27,9 @@ cdef struct Train:
     int ecn
     Trial trial           # UNTRIED at first
     bint by_reference     # the pages that `data` is in may be lent to the kernel
-    bint lent             # and were: whoever owns them must not write there for now
+    bint lent             # and were: whoever owns them must not write there for now;
+                          # not `by_reference` any more: and the kernel refused the train, perhaps
+                          # not all of it
     SocketAddress peer
     IpAddress local       # family 0: the kernel's choice
 

@@ -69,11 +69,11 @@ cdef int splice_train(Sender *self, Train *train) noexcept nogil:
     if sendmsg(self.fd, header, MSG_MORE | MSG_DONTWAIT | MSG_NOSIGNAL) < 0:
         return -EAGAIN if errno == EAGAIN or errno == ENOBUFS or errno == ENOMEM else 0
     if vmsplice(self.pipe_in, &piece, 1, SPLICE_F_NONBLOCK) == size:
+        train.lent = True  # in part also where that fails: of fragments, some may have left
         if splice(self.pipe_out, NULL, self.fd, NULL, train.length, SPLICE_F_NONBLOCK) == size:
-            train.lent = True
             self.spliced += 1
             return 1
-        # The kernel has dropped the message.
+        # The kernel has dropped the message; or, at a signal, it is open, and the copy ends it.
         splice_pipe(self)
         return 0
     # The message is still open; as it is the train's, its bytes may as well end it.
