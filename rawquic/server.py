@@ -300,7 +300,8 @@ def serve(
         client_cafile, require_client_cert: not there yet (NotImplementedError).
         max_sessions: more, 1 at least, are refused with CONNECTION_REFUSED (RFC 9000 §5.2.2).
         reuse_port: SO_REUSEPORT.
-        sock: a bound UDP socket in place of host and port; it is closed with the server.
+        sock: a bound UDP socket in place of host and port; it is closed with the server. Nothing
+            else may send on it, no other process either: that could end up in our packets.
         drain_timeout: seconds, 0 or more, that sessions in flight have to end when `async with` is
             left or `serve_forever` is cancelled, as by Ctrl-C. `shutdown` takes its own.
 

@@ -2,10 +2,12 @@
 # lies (udp_splice).
 #
 # A page that is lent to the kernel is not written again until the peer has acknowledged every packet
-# in it: then the kernel is done with it. Where a packet was lost, or the connection ends, or another
+# in it: then it has what was sent to it. Where a packet was lost, or the connection ends, or another
 # connection is to use the block, nobody knows: then its pages are given back to the system, which
-# keeps them until the kernel's last reference is gone, and the block gets fresh ones. So the network
-# sees nothing but what was sealed, whatever a peer acknowledges.
+# keeps them until the kernel's last reference is gone, and the block gets fresh ones. So nothing of
+# one connection gets into a packet of another, whatever a peer acknowledges. Within a connection
+# that is not so: who acknowledges what has not arrived, or keeps the kernel's own copies of packets
+# (a tap, a mirrored port), may find later bytes in an earlier packet, unsealed ones as well.
 #
 # Fresh pages cost several times what the copy costs that they save. So a block stays with its
 # connection for as long as it can, and a connection gets another one rarely (COPIES_LEAST).
