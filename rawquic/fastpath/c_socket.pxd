@@ -8,12 +8,14 @@ from libc.errno cimport (
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.limits cimport INT_MAX
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdio cimport sscanf
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strerror
 
 cdef extern from "<sys/socket.h>" nogil:
     const int AF_INET
     const int AF_INET6
+    const int SOCK_CLOEXEC
     const int SOCK_DGRAM
     const int MSG_CTRUNC
     const int MSG_DONTWAIT
@@ -91,7 +93,9 @@ cdef extern from "<poll.h>" nogil:
 
 cdef extern from "<sys/mman.h>" nogil:
     const int MADV_DONTNEED
+    const int MADV_HUGEPAGE
     const int MAP_ANONYMOUS
+    const int MAP_FIXED
     const int MAP_PRIVATE
     const int PROT_READ
     const int PROT_WRITE
@@ -99,6 +103,12 @@ cdef extern from "<sys/mman.h>" nogil:
     int madvise(void *start, size_t size, int advice)
     void *mmap(void *start, size_t size, int protection, int flags, int fd, long offset)
     int munmap(void *start, size_t size)
+
+cdef extern from "<sys/utsname.h>" nogil:
+    struct utsname:
+        char release[65]
+
+    int uname(utsname *names)
 
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)

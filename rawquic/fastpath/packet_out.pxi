@@ -207,7 +207,8 @@ cdef size_t finish_draft(DataPlane self, Draft *draft, Outbox *out) noexcept:
         memset(draft.at, 0, <size_t>(least - draft.at))
         draft.at = least
     size = <size_t>(draft.at - draft.start) + draft.body_length + AEAD_TAG_LENGTH
-    job.packet = out.buffer + out.used
+    # A block has room for all but an MTU probe.
+    job.packet = out.buffer + out.used if out.used + size <= BLOCK_BYTES else draft.start
     job.plain = draft.start
     job.header_length = draft.header_length
     job.length = size

@@ -338,9 +338,8 @@ cdef int reactor_batch(Reactor self, DataPlane plane, double now) except -1:
     """Build and send a batch; how many packets. Behind a large one, in a block to be lent."""
     cdef Block *block = NULL
     cdef int count
-    if plane.bulk and splice_works(speaks_ipv4(&plane.peer)):
-        block = block_take(
-            &plane.blocks, plane.flight_first, plane.blocks.copied >= COPIES_LEAST)
+    if plane.bulk and self.socket.sender.grouped and splice_works(speaks_ipv4(&plane.peer)):
+        block = block_take(&plane.blocks, plane.flight_first)
     if block != NULL:
         self.outbox.buffer = block.bytes
     try:
@@ -349,12 +348,12 @@ cdef int reactor_batch(Reactor self, DataPlane plane, double now) except -1:
             block_lend(
                 &plane.blocks, block, self.outbox.jobs[0].packet_number, plane.sent.next)
         elif block != NULL:
-            block_spare(block)
+            block_put(block, plane.blocks.number)
         elif count and plane.bulk:
             plane.blocks.copied += 1
     except BaseException:
         if block != NULL:
-            block_free(block)  # who knows how far it came
+            block_put(block, NOBODY)  # who knows how far it came
         raise
     finally:
         self.outbox.buffer = self.outbox.plain
@@ -373,21 +372,21 @@ cdef bint reactor_send(Reactor self, DataPlane plane, bint by_reference) except 
     cdef Train *train = NULL
     cdef unsigned int i
     cdef int count = 0, status
-    cdef uint8_t *at = out.buffer
     for i in range(out.count):
-        if train == NULL or out.sizes[i] > train.segment_size or (
-            train.length != <size_t>train.segments * train.segment_size
+        if (
+            train == NULL or out.sizes[i] > train.segment_size
+            or train.length != <size_t>train.segments * train.segment_size
+            or out.jobs[i].packet != train.data + train.length
         ):
             train = &trains[count]
             count += 1
             memset(train, 0, sizeof(Train))
-            train.data = at
+            train.data = out.jobs[i].packet
             train.segment_size = out.sizes[i]
             train.peer, train.local = plane.peer, plane.local
             train.ecn = out.ecn
         train.length += out.sizes[i]
         train.segments += 1
-        at += out.sizes[i]
     # Only what is to be acknowledged tells when the kernel is done with it.
     trains[0].by_reference = (
         by_reference and trains[0].length >= SPLICE_LEAST
@@ -410,17 +409,19 @@ cdef bint reactor_send(Reactor self, DataPlane plane, bint by_reference) except 
 cdef int reactor_hold(Reactor self, const Train *trains, int count) except -1:
     """Keep what did not leave: its packet numbers are used."""
     cdef int i
-    cdef Outbox *out = &self.outbox
+    cdef uint8_t *at
     if self.held == NULL:
         self.held = <uint8_t *>malloc(OUT_ROOM)
         if self.held == NULL:
             return 0  # no memory: the packets are lost, as in the network
-    memcpy(self.held, out.buffer, out.used)
     memcpy(self.held_trains, trains, <size_t>count * sizeof(Train))
     self.held_count = count
+    at = self.held
     for i in range(count):
-        self.held_trains[i].data = self.held + (trains[i].data - out.buffer)
+        memcpy(at, trains[i].data, trains[i].length)
+        self.held_trains[i].data = at
         self.held_trains[i].by_reference = False  # this memory is written again at any time
+        at += trains[i].length
     self.blocked = True
     if self.on_blocked is not None:
         self.on_blocked()

@@ -1,96 +1,108 @@
-# Blocks: page-aligned memory that batches are built in, and that the kernel may send from where it
-# lies (udp_splice).
+# Blocks: memory that batches are sealed to, and that the kernel may send from where it lies
+# (udp_splice).
 #
 # A page that is lent to the kernel is not written again until the peer has acknowledged every packet
-# in it: then it has what was sent to it. Where a packet was lost, or the connection ends, or another
-# connection is to use the block, nobody knows: then its pages are given back to the system, which
-# keeps them until the kernel's last reference is gone, and the block gets fresh ones. So nothing of
-# one connection gets into a packet of another, whatever a peer acknowledges. Within a connection
-# that is not so: who acknowledges what has not arrived, or keeps the kernel's own copies of packets
-# (a tap, a mirrored port), may find later bytes in an earlier packet, unsealed ones as well.
+# in it: then it has what was sent to it. Where a packet was lost, or the connection ended, or another
+# connection is to use the block, nobody knows: then the block gets fresh pages first, and the system
+# keeps the old ones until the kernel's last reference is gone. So nothing of one connection gets into
+# a packet of another, whatever a peer acknowledges. And only what is sealed is written to a block:
+# who keeps the kernel's copies of packets for longer (a tap, a mirrored port) may find a later packet
+# of the same connection in one, never what it says.
 #
-# Fresh pages cost several times what the copy costs that they save. So a block stays with its
-# connection for as long as it can, and a connection gets another one rarely (COPIES_LEAST).
+# Fresh pages cost several times the copy that they save. So a block stays with its connection for as
+# long as it can, and what gets fresh pages does so rarely (COPIES_LEAST). All blocks lie in one
+# region, of huge pages where the system has them: those cost a connection next to nothing.
 
 cdef enum:
-    BLOCK_BYTES = 131072   # OUT_ROOM, and what fills its last page
-    BLOCKS_MOST = 64       # of the process: 4 MiB of trains; with more in flight they are copied
-    COPIES_LEAST = 16      # large batches of a connection, for each block with fresh pages
+    BLOCK_BYTES = 65536     # OUT_BYTES, and what fills the last page
+    BLOCKS_MOST = 64        # of the process: with more in flight, trains are copied
+    HUGE_PAGE = 2097152
+    COPIES_LEAST = 16       # large batches that a connection copies, for each time it gets fresh pages
+
+cdef enum:
+    NOBODY = 0              # of the kernel, for all that is known; connections count from 1
 
 cdef struct Block:
-    uint8_t *bytes         # owned: BLOCK_BYTES
+    uint8_t *bytes          # borrowed from the region: BLOCK_BYTES
     Block *next
-    uint64_t lender        # the connection whose packets are or were in it
-    uint64_t first, behind # their numbers, while it is lent: first .. behind - 1
+    uint64_t lender         # the connection that it was last lent by, and got back; or NOBODY
+    uint64_t first, behind  # the numbers of its packets, while it is lent: first .. behind - 1
 
 cdef struct BlockQueue:
-    Block *head            # owned list: those lent longest come first
+    Block *head             # list of the lent ones; those lent longest come first
     Block *tail
-    uint64_t number        # of this connection among all that ever lent; 0: it never did
-    uint64_t lost_behind   # one more than the largest packet number that was lost
-    unsigned int copied    # large batches, since it got fresh pages
+    uint64_t number         # of this connection among all that ever lent; 0: it never did
+    uint64_t lost_behind    # one more than the largest packet number that was lost
+    unsigned int copied     # large batches, since it got fresh pages
 
 # Of the process; touched with the GIL.
-cdef Block *spare_blocks = NULL   # owned list
-cdef unsigned int block_count = 0
+cdef uint8_t *region = NULL       # BLOCKS_MOST * BLOCK_BYTES, aligned to HUGE_PAGE; for ever
+cdef Block blocks[BLOCKS_MOST]
+cdef unsigned int blocks_begun = 0
+cdef Block *spare_blocks = NULL   # list of those that are not lent
 cdef uint64_t lenders = 0
 
 
-cdef Block *block_new(uint64_t lender) noexcept:
-    """A block with fresh pages; NULL where there is no memory, or there are enough of them."""
-    global block_count
+cdef Block *block_new() noexcept:
+    """A block that was never used; NULL where all were, or there is no memory."""
+    global region, blocks_begun
+    cdef size_t size = <size_t>BLOCKS_MOST * BLOCK_BYTES
     cdef Block *block
-    if block_count == BLOCKS_MOST:
+    cdef void *found
+    if region == NULL:
+        found = mmap(
+            NULL, size + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        if found == MAP_FAILED:
+            return NULL
+        region = <uint8_t *>((<size_t>found + HUGE_PAGE - 1) & ~<size_t>(HUGE_PAGE - 1))
+        madvise(region, size, MADV_HUGEPAGE)
+    if blocks_begun == BLOCKS_MOST:
         return NULL
-    block = <Block *>calloc(1, sizeof(Block))
-    if block == NULL:
-        return NULL
-    block.bytes = <uint8_t *>mmap(
-        NULL, BLOCK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-    if block.bytes == MAP_FAILED:
-        free(block)
-        return NULL
-    block_count += 1
-    block.lender = lender
+    block = &blocks[blocks_begun]
+    block.bytes = region + <size_t>blocks_begun * BLOCK_BYTES
+    blocks_begun += 1
     return block
 
 
-cdef Block *block_renew(Block *block, uint64_t lender) noexcept:
-    """The block, or another, with fresh pages; NULL where there is no memory."""
-    if madvise(block.bytes, BLOCK_BYTES, MADV_DONTNEED) == 0:
-        block.lender = lender
-        return block
-    block_free(block)  # pages locked into memory stay
-    return block_new(lender)
-
-
-cdef void block_free(Block *block) noexcept:
-    global block_count
-    munmap(block.bytes, BLOCK_BYTES)
-    free(block)
-    block_count -= 1
-
-
-cdef Block *block_own(uint64_t lender) noexcept:
-    """A spare block that had packets of this connection last; NULL: there is none."""
+cdef Block *block_spare(uint64_t lender) noexcept:
+    """Take a spare block that this connection got back; NULL: there is none. NOBODY: any one."""
     cdef Block **link = &spare_blocks
     cdef Block *block
     while link[0] != NULL:
         block = link[0]
-        if block.lender == lender:
+        if lender == NOBODY or block.lender == lender:
             link[0] = block.next
             return block
         link = &block.next
     return NULL
 
 
-cdef Block *block_take(BlockQueue *self, uint64_t settled, bint renew) noexcept:
-    """A block to build in, all of whose pages are ours alone; NULL: there is none.
+cdef void block_put(Block *block, uint64_t lender) noexcept:
+    """Nobody needs it now. `lender`: who has got it back from the kernel, or NOBODY."""
+    global spare_blocks
+    block.lender = lender
+    block.next = spare_blocks
+    spare_blocks = block
 
-    `settled`: the packets of this connection below it are acknowledged or lost. `renew`: its pages
-    may be fresh ones.
+
+cdef Block *block_renew(Block *block) noexcept:
+    """The block with fresh pages; NULL where there are none."""
+    if madvise(block.bytes, BLOCK_BYTES, MADV_DONTNEED) == 0 or (
+        # Pages that are locked into memory stay; but they can be replaced.
+        mmap(block.bytes, BLOCK_BYTES, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED
+    ):
+        return block
+    block_put(block, NOBODY)
+    return NULL
+
+
+cdef Block *block_take(BlockQueue *self, uint64_t settled) noexcept:
+    """A block to seal to, all of whose pages are ours alone; NULL: there is none, so copy.
+
+    `settled`: the packets of this connection below it are acknowledged or lost.
     """
-    global spare_blocks, lenders
+    global lenders
     cdef Block *block
     if self.number == 0:
         lenders += 1
@@ -100,18 +112,15 @@ cdef Block *block_take(BlockQueue *self, uint64_t settled, bint renew) noexcept:
         self.head = block.next
         if block.first >= self.lost_behind:
             return block
-        if renew:
+        block_put(block, NOBODY)
+    block = block_spare(self.number)
+    if block == NULL:
+        block = block_new()
+    if block == NULL and self.copied >= COPIES_LEAST:
+        block = block_spare(NOBODY)
+        if block != NULL:
             self.copied = 0
-            return block_renew(block, self.number)
-        block_free(block)
-    block = block_own(self.number)
-    if block == NULL and renew:
-        self.copied = 0
-        block = block_new(self.number)
-        if block == NULL and spare_blocks != NULL:
-            block = spare_blocks
-            spare_blocks = block.next
-            block = block_renew(block, self.number)
+            block = block_renew(block)
     return block
 
 
@@ -125,23 +134,13 @@ cdef void block_lend(BlockQueue *self, Block *block, uint64_t first, uint64_t be
     self.tail = block
 
 
-cdef void block_spare(Block *block) noexcept:
-    """Its connection does not need it now, and has nothing in it that is not acknowledged."""
-    global spare_blocks
-    block.next = spare_blocks
-    spare_blocks = block
-
-
 cdef void blocks_give_back(BlockQueue *self, uint64_t settled) noexcept:
     """Let go of the blocks whose packets are settled."""
     cdef Block *block
     while self.head != NULL and self.head.behind <= settled:
         block = self.head
         self.head = block.next
-        if block.first >= self.lost_behind:
-            block_spare(block)
-        else:
-            block_free(block)
+        block_put(block, self.number if block.first >= self.lost_behind else NOBODY)
 
 
 cdef void blocks_free(BlockQueue *self) noexcept:
@@ -150,4 +149,4 @@ cdef void blocks_free(BlockQueue *self) noexcept:
     while self.head != NULL:
         block = self.head
         self.head = block.next
-        block_free(block)
+        block_put(block, NOBODY)

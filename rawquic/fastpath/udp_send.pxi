@@ -46,6 +46,7 @@ cdef struct Sender:
     Notes *too_large     # the socket's
     int pipe_in, pipe_out  # owned, where `has_pipe`; see udp_splice
     bint has_pipe
+    bint copies            # there is no use for a pipe
     unsigned long long calls, datagrams, bytes, trains, would_block, failed, oversize, gso_refused
     unsigned long long spliced
     mmsghdr headers[SENDS]

@@ -5,7 +5,7 @@
 # who knows when the kernel is done with the pages: see send_blocks.
 #
 # Linux 6.5 and newer do it for UDP. A trial on loopback, one a process and address family, says
-# whether it works here; sandboxes forbid it, older kernels copy.
+# whether it works here: sandboxes forbid it.
 
 cdef enum:
     PAGE = 4096
@@ -46,7 +46,7 @@ cdef inline bint splice_fits(const Sender *self, const Train *train) noexcept no
     """True for a train that may go by reference: whole, and as one message."""
     cdef size_t into_page = <size_t>train.data % PAGE
     return (
-        train.by_reference and train.done == 0 and train.trial == UNTRIED and self.grouped
+        not self.copies and train.by_reference and train.done == 0 and train.trial == UNTRIED and self.grouped
         and train.segments > 1 and train.segments <= GSO_MOST and train.length <= GSO_BYTES
         and into_page + train.length <= SPLICE_PAGES * PAGE
     )
@@ -76,8 +76,10 @@ cdef int splice_train(Sender *self, Train *train) noexcept nogil:
         # The kernel has dropped the message; or, at a signal, it is open, and the copy ends it.
         splice_pipe(self)
         return 0
-    # The message is still open; as it is the train's, its bytes may as well end it.
-    splice_pipe(self)
+    # The pipe has less room than it should (too many pipes of this user): so has the next. The
+    # message is still open; as it is the train's, its bytes may as well end it.
+    splice_close(self)
+    self.copies = True
     header.msg_iovlen = 1
     return sendmsg(self.fd, header, MSG_DONTWAIT | MSG_NOSIGNAL) == size
 
@@ -97,8 +99,8 @@ cdef bint splice_trial(bint ipv4) noexcept nogil:
     memset(&train, 0, sizeof(train))
     pages = <uint8_t *>mmap(
         NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-    item.fd, item.events = socket(family, SOCK_DGRAM, 0), POLLIN
-    sender.fd = socket(family, SOCK_DGRAM, 0)
+    item.fd, item.events = socket(family, SOCK_DGRAM | SOCK_CLOEXEC, 0), POLLIN
+    sender.fd = socket(family, SOCK_DGRAM | SOCK_CLOEXEC, 0)
     sender.grouped = True
     train.peer.any.sa_family = <sa_family_t>family
     if ipv4:
@@ -137,10 +139,19 @@ cdef bint splice_trial(bint ipv4) noexcept nogil:
     return good
 
 
+cdef bint kernel_splices() noexcept nogil:
+    """True for Linux 6.5 and newer. What older ones have for UDP knows no GSO."""
+    cdef utsname names
+    cdef int major = 0, minor = 0
+    if uname(&names) < 0 or sscanf(names.release, "%d.%d", &major, &minor) != 2:
+        return False
+    return major > 6 or (major == 6 and minor >= 5)
+
+
 cdef bint splice_works(bint ipv4) noexcept:
     """True where trains can go by reference."""
     if splicing[ipv4] == UNKNOWN:
-        splicing[ipv4] = WORKS if splice_trial(ipv4) else BROKEN
+        splicing[ipv4] = WORKS if kernel_splices() and splice_trial(ipv4) else BROKEN
     return splicing[ipv4] == WORKS
 
 
