@@ -1,16 +1,33 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, initializedcheck=False
-"""The data plane's path state (rtt, congestion, pacing, mtu) with Python in front, for tests only.
+"""The data plane's path state (rtt, congestion, pacing, mtu) and its blocks (send_blocks) with Python
+in front, for tests only.
 
 One class a struct; each method calls one C function, each other attribute is a field.
 """
+
+from libc.stdint cimport uint8_t
+from libc.stdlib cimport calloc, free
+
+cdef extern from "<sys/mman.h>" nogil:  # not c_socket.pxd, which is for Linux alone
+    const int MADV_DONTNEED
+    const int MAP_ANONYMOUS
+    const int MAP_PRIVATE
+    const int PROT_READ
+    const int PROT_WRITE
+    void *MAP_FAILED
+    int madvise(void *start, size_t size, int advice)
+    void *mmap(void *start, size_t size, int protection, int flags, int fd, long offset)
+    int munmap(void *start, size_t size)
 
 include "fastpath/rtt.pxi"
 include "fastpath/congestion.pxi"
 include "fastpath/pacing.pxi"
 include "fastpath/mtu.pxi"
+include "fastpath/send_blocks.pxi"
 
 ALGORITHMS = {"newreno": NEWRENO, "cubic": CUBIC}
 UNLIMITED = UINT64_MAX
+BLOCK_SIZE, BLOCKS_AT_ONCE = BLOCK_BYTES, BLOCKS_MOST
 
 
 cdef class PathRtt:
@@ -137,6 +154,66 @@ cdef class PathMtu:
 
     def limit(self, uint16_t size):
         return bool(mtu_limit(&self.state, size))
+
+
+cdef class Lender:
+    """The blocks of a connection; a block is known by where its bytes begin."""
+
+    cdef BlockQueue state
+    cdef dict taken  # the Blocks that are neither lent nor spare, by their addresses
+
+    def __init__(self):
+        self.taken = {}
+
+    def take(self, uint64_t settled):
+        cdef Block *block = block_take(&self.state, settled)
+        if block == NULL:
+            return None
+        self.taken[<size_t>block.bytes] = <size_t>block
+        return <size_t>block.bytes
+
+    def lend(self, size_t address, uint64_t first, uint64_t behind):
+        block_lend(&self.state, <Block *><size_t>self.taken.pop(address), first, behind)
+
+    def spare(self, size_t address):
+        block_spare(<Block *><size_t>self.taken.pop(address))
+
+    def free(self, size_t address):
+        block_free(<Block *><size_t>self.taken.pop(address))
+
+    def lost(self, uint64_t number):
+        self.state.lost_behind = max(self.state.lost_behind, number + 1)
+
+    def give_back(self, uint64_t settled):
+        blocks_give_back(&self.state, settled)
+
+    def end(self):
+        blocks_free(&self.state)
+
+    def lent(self):
+        return listed(self.state.head)
+
+
+def blocks_in_all():
+    return block_count
+
+
+def blocks_spare():
+    return listed(spare_blocks)
+
+
+def forget_blocks():
+    """There are none; those that there were are never given back."""
+    global spare_blocks, block_count
+    spare_blocks, block_count = NULL, 0
+
+
+cdef list listed(Block *block):
+    cdef list addresses = []
+    while block != NULL:
+        addresses.append(<size_t>block.bytes)
+        block = block.next
+    return addresses
 
 
 cdef object field(dict fields, str name):
