@@ -6,18 +6,18 @@ One class a struct; each method calls one C function, each other attribute is a 
 """
 
 from libc.stdint cimport uint8_t
-from libc.stdlib cimport calloc, free
 
 cdef extern from "<sys/mman.h>" nogil:  # not c_socket.pxd, which is for Linux alone
     const int MADV_DONTNEED
+    const int MADV_HUGEPAGE
     const int MAP_ANONYMOUS
+    const int MAP_FIXED
     const int MAP_PRIVATE
     const int PROT_READ
     const int PROT_WRITE
     void *MAP_FAILED
     int madvise(void *start, size_t size, int advice)
     void *mmap(void *start, size_t size, int protection, int flags, int fd, long offset)
-    int munmap(void *start, size_t size)
 
 include "fastpath/rtt.pxi"
 include "fastpath/congestion.pxi"
@@ -27,7 +27,7 @@ include "fastpath/send_blocks.pxi"
 
 ALGORITHMS = {"newreno": NEWRENO, "cubic": CUBIC}
 UNLIMITED = UINT64_MAX
-BLOCK_SIZE, BLOCKS_AT_ONCE = BLOCK_BYTES, BLOCKS_MOST
+BLOCK_SIZE, BLOCKS_AT_ONCE, COPIES = BLOCK_BYTES, BLOCKS_MOST, COPIES_LEAST
 
 
 cdef class PathRtt:
@@ -168,6 +168,7 @@ cdef class Lender:
     def take(self, uint64_t settled):
         cdef Block *block = block_take(&self.state, settled)
         if block == NULL:
+            self.state.copied += 1
             return None
         self.taken[<size_t>block.bytes] = <size_t>block
         return <size_t>block.bytes
@@ -175,11 +176,9 @@ cdef class Lender:
     def lend(self, size_t address, uint64_t first, uint64_t behind):
         block_lend(&self.state, <Block *><size_t>self.taken.pop(address), first, behind)
 
-    def spare(self, size_t address):
-        block_spare(<Block *><size_t>self.taken.pop(address))
-
-    def free(self, size_t address):
-        block_free(<Block *><size_t>self.taken.pop(address))
+    def put(self, size_t address, bint known=True):
+        block_put(
+            <Block *><size_t>self.taken.pop(address), self.state.number if known else NOBODY)
 
     def lost(self, uint64_t number):
         self.state.lost_behind = max(self.state.lost_behind, number + 1)
@@ -195,7 +194,7 @@ cdef class Lender:
 
 
 def blocks_in_all():
-    return block_count
+    return blocks_begun
 
 
 def blocks_spare():
@@ -203,9 +202,9 @@ def blocks_spare():
 
 
 def forget_blocks():
-    """There are none; those that there were are never given back."""
-    global spare_blocks, block_count
-    spare_blocks, block_count = NULL, 0
+    """There are none, and a new region; those that there were stay mapped."""
+    global spare_blocks, blocks_begun, region
+    spare_blocks, blocks_begun, region = NULL, 0, NULL
 
 
 cdef list listed(Block *block):
