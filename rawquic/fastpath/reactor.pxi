@@ -67,6 +67,7 @@ cdef class Reactor:
         self.closed = True
         self.on_batch = self.on_blocked = None
         self.touched, self.waiting = [], []
+        splice_close(&self.socket.sender)
         # Here the garbage collector does not see them.
         self.slots, self.room, self.count = NULL, 0, 0
         for i in range(room):
