@@ -1,11 +1,13 @@
 """What every test file shares: a certificate, both event loops, an echo server."""
 
 import asyncio
+import contextlib
 import importlib.util
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
+import cable as cables
 import pair
 import pytest
 from loopback import Certificate, echo
@@ -87,6 +89,16 @@ def namespace():
         pytest.skip(str(reason))
     yield namespace
     namespace.close()
+
+
+@pytest.fixture
+def cable(monkeypatch: pytest.MonkeyPatch) -> Iterator[cables.Cable]:
+    with contextlib.ExitStack() as stack:
+        try:
+            cable = stack.enter_context(cables.laid(monkeypatch))
+        except CannotIsolate as reason:
+            pytest.skip(str(reason))
+        yield cable
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,83 +1,32 @@
 """rawquic.endpoint over a socket that takes no more: what was held leaves later, nothing is lost.
 
-Two network namespaces with a cable between them. What the server sends waits in the kernel while it
-does not know the client's link-layer address, and is charged to the server's small socket buffer.
+What the server sends waits in the kernel while its cable is cut, and is charged to its small socket
+buffer.
 """
 
 import asyncio
 import contextlib
 import hashlib
 import secrets
-import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from cable import Cable
 from loopback import Certificate, error_of, until, waiting, within
-from namespaces import CannotIsolate, Namespace
 
 import rawquic
-import rawquic.client
 from rawquic import ClosedByPeer, Config, IdleTimeout
-from rawquic.endpoint.io import set_buffers
 
 pytestmark = pytest.mark.timeout(60)
 
-SERVER, CLIENT = "10.9.0.1", "10.9.0.2"
 FEW, TRAIN, MANY, LARGE = 32 << 10, 48 << 10, 128 << 10, 2 << 20  # bytes
 # Without GSO already the first flight of a connection is more than the socket takes.
 CONFIG = Config(socket_send_buffer=4 << 10, enable_gso=False)
 
 # Each in a packet larger than the one before: a batch of them is a train for each.
 DATAGRAMS = [bytes([i]) * (700 + 50 * i) for i in range(8)]
-
-
-class Cable:
-    """The server's socket, and clients' at the other end; `cut` keeps what the server sends."""
-
-    def __init__(self, near: Namespace, far: Namespace) -> None:
-        self._near = near
-        near.ip("link", "add", "v0", "type", "veth", "peer", "name", "v1", "netns", far.pid)
-        near.ip("addr", "add", f"{SERVER}/24", "dev", "v0")
-        near.ip("link", "set", "v0", "address", "02:00:00:00:00:01", "up")
-        far.ip("addr", "add", f"{CLIENT}/24", "dev", "v1")
-        far.ip("link", "set", "v1", "address", "02:00:00:00:00:02", "arp", "off", "up")
-        far.ip("neigh", "replace", SERVER, "lladdr", "02:00:00:00:00:01", "dev", "v1")
-        # It asks for the address once a minute: what waits for an answer is not given up meanwhile.
-        near.ip("ntable", "change", "name", "arp_cache", "dev", "v0", "retrans", 60_000)
-        self.mend()
-        self.server_socket = near.socket()
-        self.server_socket.bind((SERVER, 0))
-        self.client_socket = far.socket
-
-    def cut(self) -> None:
-        self._near.ip("neigh", "del", CLIENT, "dev", "v0")
-
-    def narrow(self, mtu: int) -> None:
-        self._near.ip("link", "set", "v0", "mtu", mtu)
-
-    def mend(self) -> None:
-        self._near.ip("neigh", "replace", CLIENT, "lladdr", "02:00:00:00:00:02", "dev", "v0")
-
-
-@pytest.fixture
-def cable(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cable]:
-    with contextlib.ExitStack() as stack:
-        try:
-            ends = [stack.enter_context(contextlib.closing(Namespace())) for _ in range(2)]
-        except CannotIsolate as reason:
-            pytest.skip(str(reason))
-        cable = Cable(*ends)
-
-        async def bind(*_: Any, **__: Any) -> socket.socket:
-            sock = cable.client_socket()
-            set_buffers(sock, Config())
-            sock.bind((CLIENT, 0))
-            return sock
-
-        monkeypatch.setattr(rawquic.client, "bind", bind)
-        yield cable
 
 
 async def upload(session: rawquic.RawQuicSession, data: bytes) -> None:

@@ -1,0 +1,66 @@
+"""Two network namespaces with a cable between them, which can be cut.
+
+What the server sends waits in the kernel while it does not know the client's link-layer address.
+"""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from namespaces import Namespace
+
+import rawquic.client
+from rawquic import Config
+from rawquic.endpoint.io import set_buffers
+
+SERVER, CLIENT = "10.9.0.1", "10.9.0.2"
+
+
+class Cable:
+    """The server's socket, and clients' at the other end; `cut` keeps what the server sends."""
+
+    def __init__(self, near: Namespace, far: Namespace) -> None:
+        self._near = near
+        near.ip("link", "add", "v0", "type", "veth", "peer", "name", "v1", "netns", far.pid)
+        near.ip("addr", "add", f"{SERVER}/24", "dev", "v0")
+        near.ip("link", "set", "v0", "address", "02:00:00:00:00:01", "up")
+        far.ip("addr", "add", f"{CLIENT}/24", "dev", "v1")
+        far.ip("link", "set", "v1", "address", "02:00:00:00:00:02", "arp", "off", "up")
+        far.ip("neigh", "replace", SERVER, "lladdr", "02:00:00:00:00:01", "dev", "v1")
+        # It asks for the address once a minute, and has room: what waits for an answer is not given
+        # up meanwhile.
+        waits = ("retrans", 60_000, "queue", 10_000)
+        near.ip("ntable", "change", "name", "arp_cache", "dev", "v0", *waits)
+        self.mend()
+        self.server_socket = near.socket()
+        self.server_socket.bind((SERVER, 0))
+        self.client_socket = far.socket
+
+    def cut(self) -> None:
+        self._near.ip("neigh", "del", CLIENT, "dev", "v0")
+
+    def narrow(self, mtu: int) -> None:
+        """What the server sends may be no larger, in bytes of an IP packet."""
+        self._near.ip("link", "set", "v0", "mtu", mtu)
+
+    def mend(self) -> None:
+        self._near.ip("neigh", "replace", CLIENT, "lladdr", "02:00:00:00:00:02", "dev", "v0")
+
+
+@contextlib.contextmanager
+def laid(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cable]:
+    """A cable; meanwhile clients have their sockets at its other end. Raises CannotIsolate."""
+    with contextlib.ExitStack() as stack:
+        ends = [stack.enter_context(contextlib.closing(Namespace())) for _ in range(2)]
+        cable = Cable(*ends)
+
+        async def bind(*_: Any, **__: Any) -> socket.socket:
+            sock = cable.client_socket()
+            set_buffers(sock, Config())
+            sock.bind((CLIENT, 0))
+            return sock
+
+        monkeypatch.setattr(rawquic.client, "bind", bind)
+        yield cable
