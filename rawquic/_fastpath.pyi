@@ -1,7 +1,7 @@
 """Types of the compiled extension; a test holds this file against the module."""
 
 import socket
-from collections.abc import Buffer, Callable, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, final
 
@@ -28,7 +28,7 @@ class PacketKey:
     def masks(self, samples: bytes) -> bytes: ...
     def seal_train(
         self,
-        buffer: Buffer,
+        buffer: bytearray | memoryview,
         segment: int,
         header_length: int,
         first_packet_number: int,
@@ -36,7 +36,7 @@ class PacketKey:
     ) -> None: ...
     def open_train(
         self,
-        buffer: Buffer,
+        buffer: bytearray | memoryview,
         segment: int,
         header_length: int,
         first_packet_number: int,

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -43,9 +44,15 @@ async def pair(
     config: Config | None = None,
     server_config: Config | None = None,
     relay: "Relay | None" = None,
+    host: str = "127.0.0.1",
+    to: str | None = None,
+    sock: socket.socket | None = None,
     **connect: Any,
 ) -> AsyncIterator[Pair]:
-    """A client's session and the server's end of it, through `relay` if there is one."""
+    """A client's session and the server's end of it, through `relay` if there is one.
+
+    The server listens on `host`, or has `sock`; the client goes `to` another address of it.
+    """
     accepted = asyncio.get_running_loop().create_future()
     over = asyncio.Event()
 
@@ -53,13 +60,17 @@ async def pair(
         accepted.set_result(session)
         await over.wait()
 
-    server = await rawquic.serve(handle, "127.0.0.1", 0, config=server_config, **certificate.server)
+    server = await rawquic.serve(
+        handle, host, 0, config=server_config, sock=sock, **certificate.server
+    )
     client: RawQuicSession | None = None
     try:
         address = server.local_address
         if relay is not None:
             await relay.start(address)
             address = relay.address
+        elif to is not None:
+            address = to, address[1]
         options = {**certificate.client, **connect}
         client = await rawquic.connect(*address, config=config, **options)
         yield Pair(client, await within(accepted), server)
