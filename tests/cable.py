@@ -41,12 +41,12 @@ class Cable:
     def cut(self) -> None:
         self._near.ip("neigh", "del", CLIENT, "dev", "v0")
 
-    def narrow(self, mtu: int) -> None:
-        """What the server sends may be no larger, in bytes of an IP packet."""
-        self._near.ip("link", "set", "v0", "mtu", mtu)
-
     def mend(self) -> None:
         self._near.ip("neigh", "replace", CLIENT, "lladdr", "02:00:00:00:00:02", "dev", "v0")
+
+    def narrow(self, mtu: int) -> None:
+        """The server's packets may be no larger."""
+        self._near.ip("link", "set", "v0", "mtu", mtu)
 
 
 @contextlib.contextmanager

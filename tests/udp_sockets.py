@@ -6,6 +6,8 @@ import socket
 
 import pytest
 
+import rawquic
+
 MTU_OF_LOOPBACK = 65536
 LARGEST = 65507
 
@@ -18,6 +20,17 @@ def compiled():
         if error.name != "rawquic._fastpath":
             raise
         pytest.skip("rawquic._fastpath was not built")
+
+
+def copies(ipv4: bool = True) -> str | None:
+    """Why datagrams leave as copies, not by reference to their pages; None: they need not."""
+    info = rawquic.backend_info()
+    if info["backend"] != "compiled":
+        return "the python backend sends copies"
+    if not info["gso"]:
+        return "this kernel has no GSO"
+    sends_by_reference = importlib.import_module("rawquic._fastpath").sends_by_reference
+    return None if sends_by_reference(ipv4) else "this kernel sends copies"
 
 
 def is_ready(udp, event=select.POLLIN, seconds=10):
