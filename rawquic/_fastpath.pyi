@@ -28,7 +28,7 @@ class PacketKey:
     def masks(self, samples: bytes) -> bytes: ...
     def seal_train(
         self,
-        buffer: bytearray | memoryview,
+        buffer: bytearray,
         segment: int,
         header_length: int,
         first_packet_number: int,
@@ -36,7 +36,7 @@ class PacketKey:
     ) -> None: ...
     def open_train(
         self,
-        buffer: bytearray | memoryview,
+        buffer: bytearray,
         segment: int,
         header_length: int,
         first_packet_number: int,

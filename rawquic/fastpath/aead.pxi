@@ -388,30 +388,30 @@ cdef class PacketKey:
         ])
 
     def seal_train(
-        self, buffer, segment: int, header_length: int,
+        self, buffer: bytearray, segment: int, header_length: int,
         first_packet_number: int, count: int,
     ) -> None:
         """Seal `count` packets of `segment` bytes in place, tag included, without the GIL.
 
-        The last one ends with the buffer, which is a writable one of bytes, where that comes first.
+        The last one ends with the buffer where that comes first.
         """
         self._train(buffer, segment, header_length, first_packet_number, count, True)
 
     def open_train(
-        self, buffer, segment: int, header_length: int,
+        self, buffer: bytearray, segment: int, header_length: int,
         first_packet_number: int, count: int,
     ) -> int:
         """Open what seal_train sealed, in place; return how many packets failed."""
         return self._train(buffer, segment, header_length, first_packet_number, count, False)
 
     cdef Py_ssize_t _train(
-        self, object buffer, object segment, object header_length,
+        self, bytearray buffer, object segment, object header_length,
         object first_packet_number, object count, bint seal,
     ) except -1:
         cdef Py_buffer view
-        cdef Py_ssize_t length = memoryview(buffer).nbytes
-        cdef Py_ssize_t packets = _bounded("count", count, 1, length)
+        cdef Py_ssize_t packets = _bounded("count", count, 1, len(buffer))
         cdef size_t size = <size_t>_bounded("segment", segment, AEAD_TAG_LENGTH, AEAD_PACKET_MAX)
+        cdef Py_ssize_t length = len(buffer)
         cdef Py_ssize_t before_last = (packets - 1) * <Py_ssize_t>size
         cdef Py_ssize_t last = min(length - before_last, <Py_ssize_t>size)
         cdef Py_ssize_t result
