@@ -67,7 +67,10 @@ cdef int splice_train(Sender *self, Train *train) noexcept nogil:
     header.msg_iovlen = 0
     self.calls += 3
     if sendmsg(self.fd, header, MSG_MORE | MSG_DONTWAIT | MSG_NOSIGNAL) < 0:
-        return -EAGAIN if errno == EAGAIN or errno == ENOBUFS or errno == ENOMEM else 0
+        if errno == EAGAIN or errno == ENOBUFS or errno == ENOMEM:
+            return -EAGAIN
+        drain_errors(self.fd, self.errors)  # an ICMP error is not told again
+        return 0
     if vmsplice(self.pipe_in, &piece, 1, SPLICE_F_NONBLOCK) == size:
         train.lent = True  # in part also where that fails: of fragments, some may have left
         if splice(self.pipe_out, NULL, self.fd, NULL, train.length, SPLICE_F_NONBLOCK) == size:
@@ -87,6 +90,7 @@ cdef int splice_train(Sender *self, Train *train) noexcept nogil:
 cdef bint splice_trial(bint ipv4) noexcept nogil:
     """Send three datagrams by reference to ourselves: do they arrive, and are they not copies?"""
     cdef Sender sender
+    cdef Notes notes
     cdef Train train
     cdef pollfd item
     cdef uint8_t *pages
@@ -96,6 +100,8 @@ cdef bint splice_trial(bint ipv4) noexcept nogil:
     cdef size_t at = 0, size
     cdef bint good = False
     memset(&sender, 0, sizeof(sender))
+    memset(&notes, 0, sizeof(notes))
+    sender.errors = &notes
     memset(&train, 0, sizeof(train))
     pages = <uint8_t *>mmap(
         NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
