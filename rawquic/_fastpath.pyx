@@ -49,6 +49,8 @@ reactor      Reactor: the loop of an endpoint
 
 cimport cython
 
+from socket import SO_RCVBUF as _SO_RCVBUF, SOL_SOCKET as _SOL_SOCKET
+
 from rawquic.connection.interface import Event
 from rawquic.errors import StreamFinished, StreamReset, StreamStopped
 

@@ -9,6 +9,7 @@ cdef enum:
     FLUSHES_MOST = 16         # batches per connection and turn
     TRAINS_MOST = 64
     SEND_AT_ONCE = 60000      # bytes written that are worth a batch before the turn ends
+    ACKNOWLEDGE_BYTES = 262144  # that come while it reads on: the sender need not wait for the end
 
 cdef struct IdSlot:
     uint64_t id               # a connection ID of ours, as it lies in memory
@@ -36,6 +37,7 @@ cdef class Reactor:
     cdef IdSlot *slots        # owned; `room` of them, a power of two
     cdef uint64_t room, count, salt
     cdef Outbox outbox
+    cdef size_t acknowledge_bytes  # read from the socket, while it goes on reading, for each ACK
     cdef list touched         # planes that got packets in this batch
     cdef list waiting         # planes that could not be flushed while the socket was blocked
     cdef readonly bint blocked
@@ -49,6 +51,9 @@ cdef class Reactor:
         self.on_batch, self.on_blocked = on_batch, on_blocked
         self.touched, self.waiting = [], []
         self.salt = random_below(<uint64_t>-1)
+        # With a small buffer a sender has little under way: an ACK of all of it comes too late.
+        self.acknowledge_bytes = min(
+            <size_t>ACKNOWLEDGE_BYTES, <size_t>socket.sock.getsockopt(_SOL_SOCKET, _SO_RCVBUF) // 3)
         outbox_open(&self.outbox)
 
     def __dealloc__(self):
@@ -154,7 +159,7 @@ cdef class Reactor:
         """
         cdef list others = []
         cdef Receiver *receiver = &self.socket.receiver
-        cdef size_t taken = 0
+        cdef size_t taken = 0, acknowledged = 0
         cdef int got, i, reads
         cdef double now
         if self.closed:
@@ -174,6 +179,12 @@ cdef class Reactor:
                     reactor_message(self, &receiver.messages[i], others, now)
                 if receiver.emptied or taken >= READ_BYTES_MOST:
                     break
+                if taken - acknowledged >= self.acknowledge_bytes:
+                    acknowledged = taken
+                    self.socket.busy = False
+                    for plane in self.touched:
+                        reactor_answer(self, <DataPlane>plane, now)
+                    self.socket.enter()
         finally:
             self.socket.busy = False
         reactor_after(self, others)
@@ -280,24 +291,27 @@ cdef int reactor_after(Reactor self, list others) except -1:
     """A batch is complete: acknowledge it, send what it made possible, tell Python."""
     cdef list touched = self.touched, ready = []
     cdef DataPlane plane
-    cdef bint more
     cdef double now = monotonic()
     self.touched = []
     for item in touched:
-        more = False
         plane = <DataPlane>item
         plane.touched = False
-        if plane.received.unacked >= 2:
-            plane.received.urgent = True
-        try:
-            more = reactor_flush(self, plane, now)
-        except Exception as error:
-            plane_broke(plane, error)
-        if more or plane_has_news(plane):
+        if reactor_answer(self, plane, now) or plane_has_news(plane):
             ready.append(plane)
     if (others or ready or self.socket.has_notes()) and self.on_batch is not None:
         self.on_batch(others, ready)
     return 0
+
+
+cdef bint reactor_answer(Reactor self, DataPlane plane, double now) except *:
+    """Acknowledge what came, and send what it made possible; True when only the turn is over."""
+    if plane.received.unacked >= 2:
+        plane.received.urgent = True
+    try:
+        return reactor_flush(self, plane, now)
+    except Exception as error:
+        plane_broke(plane, error)
+        return False
 
 
 cdef int plane_broke(DataPlane self, error) except -1:
