@@ -29,6 +29,7 @@ class BusyPoll:
         self._closed = False
         # What waits to be run, where the loop shows it (uvloop does not; its turns are short).
         self._ready = getattr(loop, "_ready", None)
+        self._queued = False  # the next poll stands in the loop's queue
         self.active = False  # True: polled once per turn; False: the loop waits for the socket
 
     def found(self) -> None:
@@ -36,7 +37,7 @@ class BusyPoll:
         self._until = time.monotonic() + self._seconds
         if not self.active:
             self.active = True
-            self._loop.call_soon(self._poll)
+            self._poll_soon()
 
     def look(self, own: int) -> bool:
         """A look by a task that is about to wait; True when something came meanwhile.
@@ -44,7 +45,7 @@ class BusyPoll:
         `own`: callbacks in the loop's queue that are the endpoint's and can wait.
         """
         now = time.monotonic()
-        if self.active and now - self._turn < WITHOUT_A_TURN and self._is_idle(own + 1):
+        if self.active and now - self._turn < WITHOUT_A_TURN and self._is_idle(own + self._queued):
             return self._spin(now)
         return False
 
@@ -63,7 +64,12 @@ class BusyPoll:
         self._until = time.monotonic() + self._seconds
         return True
 
+    def _poll_soon(self) -> None:
+        self._queued = True
+        self._loop.call_soon(self._poll)
+
     def _poll(self) -> None:
+        self._queued = False
         if self._closed:
             return
         self._turn = now = time.monotonic()
@@ -74,6 +80,6 @@ class BusyPoll:
         if self._closed:
             return
         if now < self._until:
-            self._loop.call_soon(self._poll)
+            self._poll_soon()
         else:
             self.active = False

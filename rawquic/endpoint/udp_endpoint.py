@@ -61,6 +61,7 @@ class UdpEndpoint:
         self._links: set[Link] = set()
         self._dirty: dict[Link, None] = {}
         self._flush_scheduled = False
+        self._flush_is_next = False  # behind the tasks that a batch woke, which run now
         self.woken: list[Waiter] | None = None  # whom a batch woke: they run at its end
         self._looking = False  # a task looks for packets: it cannot run another one
         # Callbacks that wait for the next turn, where the loop shows them (uvloop does not).
@@ -120,11 +121,11 @@ class UdpEndpoint:
         finally:
             self.woken = None
         if woken:
-            self._flush_scheduled = True  # it is below
+            self._flush_is_next = True
             try:
                 run_all(woken)
             finally:
-                self._flush_scheduled = scheduled
+                self._flush_is_next = False
         elif not planes and (
             scheduled or any(link.connection.handshake_done for link in self._dirty)
         ):
@@ -287,7 +288,7 @@ class UdpEndpoint:
         self._schedule_flush()
 
     def _schedule_flush(self) -> None:
-        if not (self._flush_scheduled or self._blocked or self.closed):
+        if not (self._flush_scheduled or self._flush_is_next or self._blocked or self.closed):
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
 
