@@ -1,4 +1,4 @@
-"""Trains that leave by reference to their pages: which do, and what becomes of their blocks."""
+"""Trains that leave by reference to their pages: what becomes of their blocks."""
 
 import asyncio
 import hashlib
@@ -36,15 +36,6 @@ async def download(end: Pair, size: int) -> None:
 
 def by_reference(end: Pair) -> int:
     return end.server.stats().socket["send_by_reference"]
-
-
-async def test_the_first_large_batches_are_copied(certificate: Certificate) -> None:
-    """Fresh pages for a few trains would cost more than the copies."""
-    async with pair(certificate) as end:
-        await download(end, FEW)
-        assert by_reference(end) == 0
-        await download(end, MANY)
-        assert by_reference(end) > 0
 
 
 async def test_no_block_is_kept_for_a_lost_packet(certificate: Certificate) -> None:
