@@ -5,6 +5,7 @@
 Its parts, each one concept, in dependency order (they are included once each and never nest):
 
 c_socket     Linux's socket interface, declared
+c_memory     pages of memory, declared
 address      addresses as the kernel has them and as Python sees them
 udp_errors   ICMP errors and refusals, noted
 udp_receive  datagrams in, by recvmmsg or GRO
@@ -55,6 +56,7 @@ from rawquic.connection.interface import Event
 from rawquic.errors import StreamFinished, StreamReset, StreamStopped
 
 include "fastpath/c_socket.pxd"
+include "fastpath/c_memory.pxd"
 include "fastpath/address.pxi"
 include "fastpath/udp_errors.pxi"
 include "fastpath/udp_receive.pxi"

@@ -14,6 +14,7 @@ import platform
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -261,6 +262,22 @@ async def test_loss_and_reordering(certificate: Certificate, loss: float, late: 
         assert sum(end.connection.stats().packets_lost for end in (client, peer)) > 0
         # Each packet has a number of its own: the same bytes twice are pages written too soon.
         assert relay.seen.most_common(1)[0][1] == 1
+
+
+async def test_no_block_is_kept_for_a_lost_packet(certificate: Certificate) -> None:
+    """It is remembered for long, since its ACK may still come; its pages are not."""
+    async with pair(certificate) as (client, peer, _):
+        await transfer(peer, client, 4 * MIB)
+        before = by_reference(peer)
+        lossy = peer._link.connection.plane
+        lossy.keep_alive()
+        assert lossy.build(time.monotonic())  # and it goes nowhere
+        await transfer(peer, client, MIB // 2)
+        await until(lambda: plane(peer)["eliciting_in_flight"] == 0)
+        assert by_reference(peer) > before
+        assert peer.connection.stats().packets_lost == 1
+        assert plane(peer)["ring"] > 100  # from the lost packet on
+        assert plane(peer)["blocks_lent"] == 0
 
 
 # -- descriptors -----------------------------------------------------------------------------------

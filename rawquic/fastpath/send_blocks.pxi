@@ -145,8 +145,5 @@ cdef void blocks_give_back(BlockQueue *self, uint64_t settled) noexcept:
 
 cdef void blocks_free(BlockQueue *self) noexcept:
     """The connection ends; what the kernel has of its blocks stays until it has sent it."""
-    cdef Block *block
-    while self.head != NULL:
-        block = self.head
-        self.head = block.next
-        block_put(block, NOBODY)
+    self.lost_behind = UINT64_MAX
+    blocks_give_back(self, UINT64_MAX)

@@ -46,7 +46,8 @@ cdef inline bint splice_fits(const Sender *self, const Train *train) noexcept no
     """True for a train that may go by reference: whole, and as one message."""
     cdef size_t into_page = <size_t>train.data % PAGE
     return (
-        not self.copies and train.by_reference and train.done == 0 and train.trial == UNTRIED and self.grouped
+        self.grouped and not self.copies
+        and train.by_reference and train.done == 0 and train.trial == UNTRIED
         and train.segments > 1 and train.segments <= GSO_MOST and train.length <= GSO_BYTES
         and into_page + train.length <= SPLICE_PAGES * PAGE
     )

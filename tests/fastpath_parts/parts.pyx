@@ -7,18 +7,7 @@ One class a struct; each method calls one C function, each other attribute is a 
 
 from libc.stdint cimport uint8_t
 
-cdef extern from "<sys/mman.h>" nogil:  # not c_socket.pxd, which is for Linux alone
-    const int MADV_DONTNEED
-    const int MADV_HUGEPAGE
-    const int MAP_ANONYMOUS
-    const int MAP_FIXED
-    const int MAP_PRIVATE
-    const int PROT_READ
-    const int PROT_WRITE
-    void *MAP_FAILED
-    int madvise(void *start, size_t size, int advice)
-    void *mmap(void *start, size_t size, int protection, int flags, int fd, long offset)
-
+include "fastpath/c_memory.pxd"
 include "fastpath/rtt.pxi"
 include "fastpath/congestion.pxi"
 include "fastpath/pacing.pxi"
