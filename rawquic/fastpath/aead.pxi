@@ -67,10 +67,9 @@ cdef struct OpenJob:
 
 cdef inline void packet_nonce(const uint8_t *iv, uint64_t number, uint8_t *nonce) noexcept nogil:
     """RFC 9001 §5.3: the packet number, left-padded to the IV's length, exclusive-or the IV."""
-    cdef int i
-    memcpy(nonce, iv, AEAD_NONCE_LENGTH)
-    for i in range(8):
-        nonce[AEAD_NONCE_LENGTH - 1 - i] ^= <uint8_t>(number >> (8 * i))
+    memcpy(nonce, iv, AEAD_NONCE_LENGTH - 8)
+    store_64(
+        nonce + AEAD_NONCE_LENGTH - 8, load_64(iv + AEAD_NONCE_LENGTH - 8) ^ number)
 
 
 cdef inline bint packet_fits(size_t header_length, size_t length) noexcept nogil:
@@ -200,7 +199,7 @@ cdef class PacketKey:
                 break
             packet_nonce(self._iv, job.packet_number, nonce)
             if job.plain != job.packet:
-                memcpy(job.packet, job.plain, job.header_length)
+                copy_short(job.packet, job.plain, job.header_length)
             if self._imb != NULL:
                 rq_imb_seal(
                     &train, nonce, job.packet, job.header_length, text, text_length,

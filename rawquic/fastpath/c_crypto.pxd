@@ -37,7 +37,6 @@ cdef extern from "openssl/evp.h" nogil:
 
     EVP_CIPHER_CTX *EVP_CIPHER_CTX_new()
     void EVP_CIPHER_CTX_free(EVP_CIPHER_CTX *context)  # cleanses the key
-    int EVP_CIPHER_CTX_set_padding(EVP_CIPHER_CTX *context, int padding)
     int EVP_CIPHER_CTX_ctrl(EVP_CIPHER_CTX *context, int kind, int number, void *memory)
 
     # A NULL cipher and key keep those of the context; only the nonce and the direction are set.

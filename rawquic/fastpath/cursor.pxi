@@ -10,7 +10,11 @@ from libc.string cimport memcmp, memcpy, memmove, memset
 cdef enum:
     VARINT_MAX_SIZE = 8
 
-cdef uint64_t VARINT_MAX = (<uint64_t>1 << 62) - 1  # RFC 9000 §16
+cdef extern from *:
+    """
+    #define VARINT_MAX ((uint64_t)0x3FFFFFFFFFFFFFFF)  /* RFC 9000 section 16 */
+    """
+    const uint64_t VARINT_MAX
 
 cdef struct Cursor:
     const uint8_t *at  # borrowed: the packet, in the receive arena
@@ -28,19 +32,22 @@ cdef inline bint take_u8(Cursor *self, uint8_t *value) noexcept nogil:
 
 cdef inline bint take_varint(Cursor *self, uint64_t *value) noexcept nogil:
     """A variable-length integer (RFC 9000 §16)."""
-    cdef size_t size, i
-    cdef uint64_t number
+    cdef size_t size
     if self.left < 1:
         return False
     size = <size_t>1 << (self.at[0] >> 6)
     if self.left < size:
         return False
-    number = self.at[0] & 0x3F
-    for i in range(1, size):
-        number = number << 8 | self.at[i]
+    if size == 1:
+        value[0] = self.at[0]  # its two bits of length are zero
+    elif size == 2:
+        value[0] = load_16(self.at) & 0x3FFF
+    elif size == 4:
+        value[0] = load_32(self.at) & 0x3FFFFFFF
+    else:
+        value[0] = load_64(self.at) & VARINT_MAX
     self.at += size
     self.left -= size
-    value[0] = number
     return True
 
 
@@ -69,20 +76,20 @@ cdef inline size_t varint_size(uint64_t value) noexcept nogil:
 
 cdef inline uint8_t *put_varint(uint8_t *at, uint64_t value) noexcept nogil:
     """Write `value` in as few bytes as it takes; the caller has room for 8."""
-    cdef size_t size = varint_size(value), i
-    for i in range(size):
-        at[size - 1 - i] = <uint8_t>(value >> (8 * i))
-    if size == 2:
-        at[0] |= 0x40
-    elif size == 4:
-        at[0] |= 0x80
-    elif size == 8:
-        at[0] |= 0xC0
-    return at + size
+    if value < 64:
+        at[0] = <uint8_t>value
+        return at + 1
+    if value < 16384:
+        store_16(at, value | 0x4000)
+        return at + 2
+    if value < 1 << 30:
+        store_32(at, value | <uint64_t>0x80000000)
+        return at + 4
+    store_64(at, value | <uint64_t>0xC000000000000000)
+    return at + 8
 
 
 cdef inline uint8_t *put_length(uint8_t *at, uint64_t value) noexcept nogil:
     """Write a length below 16,384 in two bytes, so that its size is known before it is."""
-    at[0] = <uint8_t>(0x40 | value >> 8)
-    at[1] = <uint8_t>value
+    store_16(at, value | 0x4000)
     return at + 2

@@ -154,7 +154,7 @@ cdef void begin_draft(
 ) noexcept:
     """Take a packet number and write the short header (RFC 9000 §17.3.1)."""
     cdef uint64_t number
-    cdef unsigned int pn_length = 2, i
+    cdef unsigned int pn_length = 2
     cdef uint8_t *at
     memset(draft, 0, sizeof(Draft))
     if self.sent.next == self.skip_at:
@@ -167,10 +167,12 @@ cdef void begin_draft(
     draft.packet.marked = out.ecn == ECT_0
     draft.start = out.plain + out.used
     draft.start[0] = <uint8_t>(0x40 | self.seal_phase << 2 | (pn_length - 1))
-    memcpy(draft.start + 1, self.peer_cid, self.peer_cid_length)
+    memcpy(draft.start + 1, self.peer_cid, CID_MOST)  # all of them: what follows is not written yet
     at = draft.start + 1 + self.peer_cid_length
-    for i in range(pn_length):
-        at[i] = <uint8_t>(number >> (8 * (pn_length - 1 - i)))
+    if pn_length == 2:
+        store_16(at, number)
+    else:
+        store_32(at, number)
     draft.at = at + pn_length
     draft.header_length = <size_t>(draft.at - draft.start)
     draft.end = draft.start + most - AEAD_TAG_LENGTH

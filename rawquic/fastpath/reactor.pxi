@@ -9,7 +9,7 @@ cdef enum:
     FLUSHES_MOST = 16         # batches per connection and turn
     TRAINS_MOST = 64
     SEND_AT_ONCE = 60000      # bytes written that are worth a batch before the turn ends
-    ACKNOWLEDGE_BYTES = 262144  # that come while it reads on: the sender need not wait for the end
+    ACKNOWLEDGE_BYTES = 524288  # that come while it reads on: the sender need not wait for the end
 
 cdef struct IdSlot:
     uint64_t id               # a connection ID of ours, as it lies in memory
