@@ -36,6 +36,7 @@ inspection   what is inside of it, for tests; its counters
 credit       what the peer may send, and windows that grow
 streams      open, write, finish, reset, stop, read
 recovery     ACKs in, loss detection, probe timeouts
+placing      packets opened straight into what their reader gets
 frames_in    the frames of a packet
 packet_in    header protection off, key phases, decryption
 frames_out   what is due, written into a packet
@@ -88,6 +89,7 @@ include "fastpath/inspection.pxi"
 include "fastpath/credit.pxi"
 include "fastpath/streams.pxi"
 include "fastpath/recovery.pxi"
+include "fastpath/placing.pxi"
 include "fastpath/frames_in.pxi"
 include "fastpath/packet_in.pxi"
 include "fastpath/frames_out.pxi"

@@ -22,6 +22,7 @@ from rawquic.fastpath.c_crypto cimport (
 cdef enum:
     HP_SAMPLE_LENGTH = 16
     HP_MASK_LENGTH = 5
+    HEAD_MOST = 32
     # No UDP payload is longer; what is checked against it fits OpenSSL's int.
     AEAD_PACKET_MAX = 65535
     # Packets that a Python-level train hands to C at a time.
@@ -63,6 +64,11 @@ cdef struct OpenJob:
     size_t length  # header, ciphertext and tag
     uint64_t packet_number
     bint opened  # set by the call
+    # Where the plaintext goes; NULL: where the ciphertext is. What was in the first head_length
+    # bytes there is back when the call ends, and `head` has what was opened to them.
+    uint8_t *into
+    size_t head_length
+    uint8_t head[HEAD_MOST]
 
 
 cdef inline void packet_nonce(const uint8_t *iv, uint64_t number, uint8_t *nonce) noexcept nogil:
@@ -217,7 +223,7 @@ cdef class PacketKey:
         return done
 
     cdef Py_ssize_t open_packets(self, OpenJob *jobs, Py_ssize_t count) noexcept nogil:
-        """Open packets in place, set `opened` of each, and return how many did not open.
+        """Open packets, set `opened` of each, and return how many did not open.
 
         The plaintext of a packet that did not open is zeroed; its header and its last 16 bytes
         are left (those may be a stateless reset token).
@@ -225,7 +231,9 @@ cdef class PacketKey:
         cdef rq_imb_train train
         cdef OpenJob *job
         cdef uint8_t nonce[AEAD_NONCE_LENGTH]
+        cdef uint8_t covered[HEAD_MOST]
         cdef uint8_t *text
+        cdef uint8_t *plain
         cdef size_t text_length
         cdef Py_ssize_t i, failed = 0
         cdef bint able = self._alive and (
@@ -239,12 +247,19 @@ cdef class PacketKey:
             text = job.packet + job.header_length
             text_length = job.length - job.header_length - AEAD_TAG_LENGTH
             packet_nonce(self._iv, job.packet_number, nonce)
+            plain = text
+            if job.into != NULL:
+                plain = job.into
+                copy_short(covered, plain, job.head_length)
             if self._imb != NULL:
                 job.opened = rq_imb_open(
-                    &train, nonce, job.packet, job.header_length, text, text_length)
+                    &train, nonce, job.packet, job.header_length, text, text_length, plain)
             else:
                 job.opened = evp_open(
-                    self._evp, nonce, job.packet, job.header_length, text, text_length)
+                    self._evp, nonce, job.packet, job.header_length, text, text_length, plain)
+            if job.into != NULL:
+                copy_short(job.head, plain, job.head_length)
+                copy_short(plain, covered, job.head_length)
             if not job.opened:
                 failed += 1
                 self.failed_opens += 1
@@ -257,6 +272,7 @@ cdef class PacketKey:
     ) noexcept nogil:
         """Open one packet in place; see open_packets."""
         cdef OpenJob job
+        job.into = NULL
         job.packet = packet
         job.header_length = header_length
         job.length = length
@@ -456,7 +472,9 @@ cdef Py_ssize_t run_train(
             if seal:
                 seals[i] = SealJob(packet, packet, header_length, length, number, NULL, 0)
             else:
-                opens[i] = OpenJob(packet, header_length, length, number, False)
+                opens[i].packet, opens[i].into = packet, NULL
+                opens[i].header_length, opens[i].length = header_length, length
+                opens[i].packet_number = number
             number += 1
         if seal:
             failed += batch - key.seal_packets(seals, batch)

@@ -43,9 +43,12 @@ cdef bint evp_seal(
 
 cdef bint evp_open(
     EVP_CIPHER_CTX *context, const uint8_t *nonce, const uint8_t *aad, size_t aad_length,
-    uint8_t *text, size_t text_length,
+    uint8_t *text, size_t text_length, uint8_t *plain,
 ) noexcept nogil:
-    """Decrypt `text`, its tag behind it, in place; where the tag does not match, zero it."""
+    """Decrypt `text`, its tag behind it, to `plain`, which may be `text`.
+
+    Where the tag does not match, `plain` is zeroed.
+    """
     cdef int written = 0
     if (
         EVP_CipherInit_ex(context, NULL, NULL, NULL, nonce, 0) == 1
@@ -57,14 +60,14 @@ cdef bint evp_open(
         )
         and (
             text_length == 0
-            or EVP_CipherUpdate(context, text, &written, text, <int>text_length) == 1
+            or EVP_CipherUpdate(context, plain, &written, text, <int>text_length) == 1
         )
         # Compares the tags in constant time. Writes no text (see evp_seal).
-        and EVP_CipherFinal_ex(context, text, &written) == 1
+        and EVP_CipherFinal_ex(context, plain, &written) == 1
     ):
         return True
     # EVP has written the plaintext before it could know.
-    OPENSSL_cleanse(text, text_length)
+    OPENSSL_cleanse(plain, text_length)
     # What is left in the thread's error queue would be read as an error of somebody's TLS.
     ERR_clear_error()
     return False

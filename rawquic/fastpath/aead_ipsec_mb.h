@@ -20,6 +20,7 @@ typedef struct rq_imb_key rq_imb_key;
 #include <openssl/crypto.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct rq_imb_key {
     struct gcm_key_data data; /* first: the library wants it on 64 bytes, and its own header says so
@@ -38,6 +39,7 @@ typedef struct {
     aes_gcm_enc_dec_update_t update;
     aes_gcm_enc_dec_finalize_t finalize;
     struct gcm_context_data context;
+    uint8_t whole[2048 + 64] __attribute__((aligned(64)));
 } rq_imb_train;
 
 /* The library's manager is not for two threads at once: each thread makes its own on first use.
@@ -168,23 +170,32 @@ static inline void rq_imb_seal(rq_imb_train *train, const uint8_t *nonce, const 
                        text_length, nonce, aad, aad_length, tag, RQ_IMB_TAG_LENGTH);
         return;
     }
+    if (text_length <= sizeof(train->whole) - 64) {
+        uint8_t *whole = train->whole + (64 - own % 64);
+        memcpy(whole, plain, own);
+        memcpy(whole + own, body, body_length);
+        train->encrypt(train->key, &train->context, text, whole, text_length, nonce, aad,
+                       aad_length, tag, RQ_IMB_TAG_LENGTH);
+        return;
+    }
     train->init(train->key, &train->context, nonce, aad, aad_length);
     train->update(train->key, &train->context, text, plain, own);
     train->update(train->key, &train->context, text + own, body, body_length);
     train->finalize(train->key, &train->context, tag, RQ_IMB_TAG_LENGTH);
 }
 
-/* Decrypt text[0:text_length], its tag behind it, in place. Returns 1 where the tag matches; 0
- * where it does not, with the text zeroed. */
+/* Decrypt text[0:text_length], its tag behind it, to plain, which may be text. Returns 1 where the
+ * tag matches; 0 where it does not, with plain zeroed. */
 static inline int rq_imb_open(rq_imb_train *train, const uint8_t *nonce, const uint8_t *aad,
-                              size_t aad_length, uint8_t *text, size_t text_length) {
+                              size_t aad_length, const uint8_t *text, size_t text_length,
+                              uint8_t *plain) {
     uint8_t tag[RQ_IMB_TAG_LENGTH];
 
-    train->decrypt(train->key, &train->context, text, text, text_length, nonce, aad, aad_length,
+    train->decrypt(train->key, &train->context, plain, text, text_length, nonce, aad, aad_length,
                    tag, RQ_IMB_TAG_LENGTH);
     if (CRYPTO_memcmp(tag, text + text_length, RQ_IMB_TAG_LENGTH) == 0)
         return 1;
-    OPENSSL_cleanse(text, text_length);
+    OPENSSL_cleanse(plain, text_length);
     OPENSSL_cleanse(tag, sizeof(tag)); /* the right tag of a forgery is nobody's to find */
     return 0;
 }
@@ -227,8 +238,10 @@ static inline void rq_imb_seal(rq_imb_train *train, const uint8_t *nonce, const 
 }
 
 static inline int rq_imb_open(rq_imb_train *train, const uint8_t *nonce, const uint8_t *aad,
-                              size_t aad_length, uint8_t *text, size_t text_length) {
-    (void)train, (void)nonce, (void)aad, (void)aad_length, (void)text, (void)text_length;
+                              size_t aad_length, const uint8_t *text, size_t text_length,
+                              uint8_t *plain) {
+    (void)train, (void)nonce, (void)aad, (void)aad_length;
+    (void)text, (void)text_length, (void)plain;
     return 0;
 }
 

@@ -65,7 +65,7 @@ cdef extern from "fastpath/aead_ipsec_mb.h" nogil:
         size_t body_length)
     int rq_imb_open(
         rq_imb_train *train, const uint8_t *nonce, const uint8_t *aad, size_t aad_length,
-        uint8_t *text, size_t text_length)
+        const uint8_t *text, size_t text_length, uint8_t *plain)
 
 
 cdef extern from "openssl/params.h" nogil:

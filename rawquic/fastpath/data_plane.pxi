@@ -37,6 +37,7 @@ cdef class DataPlane:
     cdef uint8_t host_cid[HOST_CID_LENGTH]  # that the peer used last
     # Packet numbers, loss, congestion.
     cdef ReceivedPackets received
+    cdef Placing placing
     cdef SentPackets sent
     cdef uint64_t flight_first     # no packet below it is IN_FLIGHT
     cdef BlockQueue blocks         # with packets whose pages the kernel may still have
@@ -284,16 +285,17 @@ cdef class DataPlane:
 
     # -- packets, for a sans-IO caller -------------------------------------------------------------
 
-    def receive(self, bytes packet not None, double now, int ecn=0):
+    def receive(self, bytes packet not None, double now, int ecn=0, size_t segment_size=0):
         """Take one packet with a short header; False when it did not open or was a duplicate.
 
-        `ecn`: the codepoint that its datagram came with.
+        `ecn`: the codepoint that its datagram came with. `segment_size`: `packet` is several on
+        end, each this long but for the last; 0: one.
         """
         cdef bytearray scratch = bytearray(packet)
         cdef uint64_t before = self.counters.packets_received
         plane_receive(
             self, <uint8_t *>PyByteArray_AS_STRING(scratch), <size_t>len(packet),
-            <size_t>len(packet), ecn, now)
+            segment_size or <size_t>len(packet), ecn, now)
         return self.counters.packets_received != before
 
     def build(self, double now):

@@ -221,59 +221,76 @@ cdef void note_size(DataPlane self, Stream *stream, uint64_t end, bint final) no
 cdef FrameResult on_stream(
     DataPlane self, uint64_t frame_type, Cursor *cursor, double now
 ) except *:
-    cdef uint64_t stream_id, offset = 0, size = cursor.left
-    cdef const uint8_t *data
+    cdef StreamFrame frame
+    cdef FrameResult result
     cdef Stream *stream
-    cdef ReceiveHalf *receive
+    cdef const uint8_t *start = cursor.at - 1  # its type has one byte nearly always
+    frame.frame_type, frame.final = frame_type, frame_type & 1 != 0
+    frame.offset = 0
+    if not take_varint(cursor, &frame.stream_id):
+        return malformed(self, frame_type)
+    if frame_type & 4 and not take_varint(cursor, &frame.offset):
+        return malformed(self, frame_type)
+    frame.size = cursor.left
+    if frame_type & 2 and not take_varint(cursor, &frame.size):
+        return malformed(self, frame_type)
+    if (
+        not take_bytes(cursor, frame.size, &frame.data)
+        or frame.offset > VARINT_MAX - frame.size
+    ):
+        return malformed(self, frame_type)
+    if not peer_can_send(self, frame.stream_id):
+        return violated(self, STREAM_STATE_ERROR, frame_type, b"data on a send-only stream")
+    stream = plane_peer_stream(self, frame.stream_id, frame_type, &result)
+    if stream == NULL:
+        return result
+    placing_note(
+        &self.placing, stream, frame.offset, <size_t>(frame.data - start),
+        cursor.left == 0 and not frame.final)
+    return stream_data(self, stream, &frame, now)
+
+
+cdef FrameResult stream_data(
+    DataPlane self, Stream *stream, const StreamFrame *frame, double now
+) except *:
+    cdef ReceiveHalf *receive = &stream.receive
     cdef FrameResult result
     cdef Placement placed
     cdef uint32_t holes
-    cdef bint final = frame_type & 1
-    if not take_varint(cursor, &stream_id):
-        return malformed(self, frame_type)
-    if frame_type & 4 and not take_varint(cursor, &offset):
-        return malformed(self, frame_type)
-    size = cursor.left
-    if frame_type & 2 and not take_varint(cursor, &size):
-        return malformed(self, frame_type)
-    if not take_bytes(cursor, size, &data) or offset > VARINT_MAX - size:
-        return malformed(self, frame_type)
-    if not peer_can_send(self, stream_id):
-        return violated(self, STREAM_STATE_ERROR, frame_type, b"data on a send-only stream")
-    stream = plane_peer_stream(self, stream_id, frame_type, &result)
-    if stream == NULL:
-        return result
-    result = check_size(self, stream, offset + size, final, frame_type)
+    cdef uint64_t end = frame.offset + frame.size
+    result = check_size(self, stream, end, frame.final, frame.frame_type)
     if result != FRAME_OK:
         return result
-    receive = &stream.receive
-    if size == 0 and not final:
+    if frame.size == 0 and not frame.final:
         if receive.announced and not plane_tolerates(self, now):
             return violated(
-                self, PROTOCOL_VIOLATION, frame_type, b"too many frames that carry nothing")
+                self, PROTOCOL_VIOLATION, frame.frame_type,
+                b"too many frames that carry nothing")
         receive.announced = True
     if receive.stopped or receive.reset:
-        note_size(self, stream, offset + size, final)
+        note_size(self, stream, end, frame.final)
         plane_consumed(self, stream, receive_half_discard(receive))
         plane_settle_stream(self, stream)
         return FRAME_OK
     holes = receive.ahead.count
-    placed = receive_half_put(receive, offset, data, size, self.stream_window)
+    placed = receive_half_put(receive, frame.offset, frame.data, frame.size, self.stream_window)
     # Each hole may move a long list. Loss makes holes of whole packets; tiny ones are made on purpose.
-    if receive.ahead.count > holes and size < TINY and not plane_tolerates(self, now):
-        return violated(self, PROTOCOL_VIOLATION, frame_type, b"too many tiny holes in streams")
+    if receive.ahead.count > holes and frame.size < TINY and not plane_tolerates(self, now):
+        return violated(
+            self, PROTOCOL_VIOLATION, frame.frame_type, b"too many tiny holes in streams")
     if placed != PLACED:
         self.counters.holes_dropped += 1
         if self.counters.holes_dropped > DROPS_MOST:
-            return violated(self, PROTOCOL_VIOLATION, frame_type, b"too many holes in streams")
+            return violated(
+                self, PROTOCOL_VIOLATION, frame.frame_type, b"too many holes in streams")
         return FRAME_DROP
-    note_size(self, stream, offset + size, final)
+    note_size(self, stream, end, frame.final)
     if receive.waiting and (
         receive.next > receive.consumed
         or (receive.size_known and receive.consumed == receive.final_size)
     ):
         receive.waiting = False
-        plane_event(self, EVENT_READABLE, stream_id)
+        plane_event(self, EVENT_READABLE, stream.id)
     return FRAME_OK
 
 

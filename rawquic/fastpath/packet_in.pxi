@@ -1,8 +1,8 @@
 # Packets in (RFC 9001 §5): a GRO buffer of one connection's segments at a time.
 #
 # Header protection of all segments comes off with one call, each run of one key phase is opened
-# with one call, in place in the arena; then frames, in order. What does not authenticate changes
-# nothing but counters.
+# with one call, in place in the arena or, of a bulk transfer, to where its data belongs (placing);
+# then frames, in order. What does not authenticate changes nothing but counters.
 
 cdef enum:
     SEGMENTS_MOST = 64        # of one pass; a GRO buffer has no more
@@ -107,7 +107,8 @@ cdef int open_segments(
 ) except -1:
     """Each run of packets under one key is opened with one call; the keys may change with it."""
     cdef OpenJob jobs[SEGMENTS_MOST]
-    cdef unsigned int first = 0, n
+    cdef unsigned int first = 0, lead, n
+    cdef bint placed
     cdef Segment *run
     cdef PacketKey key
     while first < count and not self.closing:
@@ -122,22 +123,32 @@ cdef int open_segments(
             jobs[n].header_length = run[n].header_length
             jobs[n].length = run[n].length
             jobs[n].packet_number = run[n].number
+            jobs[n].into = NULL
             n += 1
         first += n
         if key is None:
             continue
-        with nogil:
-            key.open_packets(jobs, <Py_ssize_t>n)
-        take_opened(self, run, jobs, n, key, ecn, now)
+        lead, placed = 0, False
+        if n > 1 and key is self.open_key and placing_pays(self):
+            # The first says where the others belong: it is the one that may have an ACK besides.
+            lead = 1
+            open_run(self, run, jobs, lead, False, key, ecn, now)
+            if self.closing:
+                break
+            placed = placing_pays(self) and place_run(self, jobs + lead, n - lead)
+        open_run(self, run + lead, jobs + lead, n - lead, placed, key, ecn, now)
     return 0
 
 
-cdef int take_opened(
-    DataPlane self, Segment *segments, OpenJob *jobs, unsigned int count, PacketKey key, int ecn,
-    double now,
+cdef int open_run(
+    DataPlane self, Segment *segments, OpenJob *jobs, unsigned int count, bint placed,
+    PacketKey key, int ecn, double now,
 ) except -1:
+    cdef StreamFrame frame
     cdef unsigned int i
     cdef unsigned int bits = FAILED_MOST_BITS
+    with nogil:
+        key.open_packets(jobs, <Py_ssize_t>count)
     for i in range(count):
         if not jobs[i].opened:
             self.counters.failed_opens += 1
@@ -152,7 +163,11 @@ cdef int take_opened(
             return 0
         if segments[i].phase == self.open_phase and segments[i].number < self.open_first:
             self.open_first = segments[i].number
-        take_packet(self, &segments[i], ecn, now)
+        if placed and not placed_right(self, &jobs[i], &frame):
+            placed = False
+            move_back(jobs + i, count - i)
+            self.placing.in_sequence = 0
+        take_packet(self, &segments[i], &frame if jobs[i].into != NULL else NULL, ecn, now)
         if self.closing:
             return 0
     return 0
@@ -190,8 +205,13 @@ cdef void advance_seal(DataPlane self, bint local) noexcept:
         qlog_key_updated(self, True, local)
 
 
-cdef int take_packet(DataPlane self, Segment *segment, int ecn, double now) except -1:
-    """The frames of one authentic packet, and its acknowledgement."""
+cdef int take_packet(
+    DataPlane self, Segment *segment, const StreamFrame *placed, int ecn, double now
+) except -1:
+    """The frames of one authentic packet, and its acknowledgement.
+
+    `placed`: the one frame that is in it, whose data is where it belongs; NULL: see the segment.
+    """
     cdef Cursor cursor
     cdef PacketFacts facts
     cdef FrameResult result
@@ -208,7 +228,11 @@ cdef int take_packet(DataPlane self, Segment *segment, int ecn, double now) exce
         self.control.host_cid_changed(bytes(self.host_cid[:HOST_CID_LENGTH]), segment.number)
     if self.qlog is not None:
         qlog_received(self, segment)
-    result = plane_frames(self, &cursor, &facts, now)
+    if placed != NULL:
+        facts.eliciting = True
+        result = stream_data(self, stream_find(&self.streams, placed.stream_id), placed, now)
+    else:
+        result = plane_frames(self, &cursor, &facts, now)
     if result != FRAME_OK:
         return 0
     if received_add(&self.received, segment.number, facts.eliciting, now) < 0:

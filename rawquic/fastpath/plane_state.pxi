@@ -68,6 +68,21 @@ cdef struct Flow:
     uint64_t send_window      # bound of `buffered`
     uint64_t retransmitted    # bytes
 
+cdef struct StreamFrame:
+    # A STREAM frame (RFC 9000 §19.8).
+    uint64_t frame_type
+    uint64_t stream_id
+    uint64_t offset
+    uint64_t size
+    const uint8_t *data       # borrowed: in the packet, or where it belongs already
+    bint final
+
+cdef struct Placing:
+    # What the last STREAM frames were.
+    uint64_t stream_id
+    unsigned int in_sequence  # frames on end, alone in their packets, of one stream, in order
+    size_t head_length        # from the frame's type to its data
+
 cdef struct Happening:
     int kind
     uint64_t number

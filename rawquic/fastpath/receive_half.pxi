@@ -170,7 +170,8 @@ cdef int chunks_write(
         chunk = chunk_at(self, index)
         if chunk == NULL:
             return -1
-        memcpy(chunk + at, data, part)
+        if chunk + at != data:  # it was opened to there
+            memcpy(chunk + at, data, part)
         offset += part
         data += part
         size -= part

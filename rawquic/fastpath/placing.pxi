@@ -1,0 +1,129 @@
+# Direct placement: packets that are opened straight into the chunk that their reader gets.
+#
+# In a bulk transfer each packet is one STREAM frame that goes on where the last one ended. So where
+# its data belongs is known before it is opened, and the plaintext can be put there at once. The
+# frame's head comes before its data and lies for a moment over the end of what came before; the
+# AEAD's call puts that back (OpenJob).
+#
+# It is a guess. What was opened says whether it was right; from the first packet of a run that says
+# otherwise, plaintext goes back to the arena before anything else is done with it.
+
+cdef enum:
+    PLACING_FROM = 8          # packets in sequence that would have been guessed right
+
+cdef inline void placing_note(
+    Placing *self, const Stream *stream, uint64_t offset, size_t head_length, bint goes_on
+) noexcept:
+    """A STREAM frame came. `goes_on`: it is the packet's last, and not the stream's."""
+    if (
+        goes_on and stream.id == self.stream_id and offset == stream.receive.next
+        and head_length <= HEAD_MOST
+    ):
+        self.in_sequence += self.in_sequence < PLACING_FROM
+    else:
+        self.in_sequence = 0
+    self.stream_id = stream.id
+    self.head_length = head_length
+
+
+cdef inline bint placing_pays(DataPlane self) noexcept:
+    """True when the guess is likely right. For qlog the whole plaintext has to be in one place."""
+    return self.placing.in_sequence == PLACING_FROM and self.qlog is None
+
+
+cdef bint place_run(DataPlane self, OpenJob *jobs, unsigned int count) noexcept:
+    """Say where each packet of a run is to be opened to, going on where its stream stands.
+
+    False: nowhere, but in place.
+    """
+    cdef Placing *placing = &self.placing
+    cdef size_t head = placing.head_length, others = head + AEAD_TAG_LENGTH, size
+    cdef Stream *stream = stream_find(&self.streams, placing.stream_id)
+    cdef ReceiveHalf *receive
+    cdef uint64_t offset, at, index, most
+    cdef uint8_t *chunk
+    cdef unsigned int i
+    cdef bint placed = False
+    if stream == NULL:
+        return False
+    receive = &stream.receive
+    if receive.ahead.count or receive.stopped or receive.reset or receive.size_known:
+        return False
+    offset = receive.next
+    most = min(receive.credit, offset + (self.flow.credit - self.flow.received))
+    for i in range(count):
+        if jobs[i].length <= jobs[i].header_length + others:
+            break
+        size = jobs[i].length - jobs[i].header_length - others
+        if offset > most or size > most - offset:
+            break  # the peer breaks its bounds: an error, and the ordinary way finds it
+        index = chunk_index(offset)
+        at = offset - chunk_start(index)
+        # One that lies across the bounds of a chunk is opened in place.
+        if at >= head and at + size <= chunk_length(index):
+            chunk = chunk_at(receive, index)
+            if chunk == NULL:
+                break
+            jobs[i].into = chunk + at - head
+            jobs[i].head_length = head
+            placed = True
+        offset += size
+    return placed
+
+
+cdef bint placed_right(DataPlane self, OpenJob *job, StreamFrame *frame) noexcept:
+    """True when an opened packet is the frame that was expected, in the place that it has."""
+    cdef Cursor cursor
+    cdef uint64_t frame_type, at
+    cdef size_t text_length = job.length - job.header_length - AEAD_TAG_LENGTH
+    cdef Stream *stream
+    cdef ReceiveHalf *receive
+    cursor.at = job.packet + job.header_length
+    cursor.left = text_length
+    if job.into != NULL:
+        cursor.at = job.head
+        cursor.left = job.head_length
+    if not take_varint(&cursor, &frame_type) or frame_type & ~<uint64_t>6 != 8:
+        return False  # no STREAM frame, or one that ends its stream
+    if not take_varint(&cursor, &frame.stream_id):
+        return False
+    frame.offset = 0
+    if frame_type & 4 and not take_varint(&cursor, &frame.offset):
+        return False
+    frame.size = cursor.left if job.into == NULL else text_length - job.head_length
+    if frame_type & 2:
+        if not take_varint(&cursor, &at) or at != (
+            cursor.left if job.into == NULL else frame.size
+        ):
+            return False
+        frame.size = at
+    frame.frame_type, frame.final = frame_type, False
+    stream = stream_find(&self.streams, frame.stream_id)
+    if stream == NULL or frame.stream_id != self.placing.stream_id:
+        return False
+    receive = &stream.receive
+    if frame.offset != receive.next or receive.ahead.count:
+        return False
+    if job.into == NULL:
+        return True
+    if cursor.left:
+        return False
+    at = frame.offset - chunk_start(chunk_index(frame.offset))
+    frame.data = job.into + job.head_length
+    return chunk_at(receive, chunk_index(frame.offset)) + at == frame.data
+
+
+cdef void move_back(OpenJob *jobs, unsigned int count) noexcept nogil:
+    """Have the plaintext of these packets in the arena, as if they had been opened in place."""
+    cdef OpenJob *job
+    cdef uint8_t *text
+    cdef unsigned int i
+    for i in range(count):
+        job = &jobs[i]
+        if job.into != NULL and job.opened:
+            text = job.packet + job.header_length
+            memcpy(text, job.head, job.head_length)
+            memcpy(
+                text + job.head_length, job.into + job.head_length,
+                job.length - job.header_length - AEAD_TAG_LENGTH - job.head_length)
+        job.into = NULL
