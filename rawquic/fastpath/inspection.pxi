@@ -48,6 +48,7 @@ cdef dict plane_inspect(DataPlane self):
         "largest_acked": self.largest_acked if self.any_acked else -1,
         "blocks_lent": blocks,
         "failed_opens": self.counters.failed_opens,
+        "placed": self.counters.placed,
         "skipped": [self.skipped[i] for i in range(self.skipped_count)],
         "ring": self.sent.next - self.sent.first,
         "eliciting_in_flight": self.eliciting_in_flight,

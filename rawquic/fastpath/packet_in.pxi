@@ -230,6 +230,7 @@ cdef int take_packet(
         qlog_received(self, segment)
     if placed != NULL:
         facts.eliciting = True
+        self.counters.placed += 1
         result = stream_data(self, stream_find(&self.streams, placed.stream_id), placed, now)
     else:
         result = plane_frames(self, &cursor, &facts, now)

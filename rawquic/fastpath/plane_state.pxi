@@ -97,6 +97,7 @@ cdef struct Counters:
     uint64_t packets_sent, packets_received, packets_acked, packets_lost, spurious
     uint64_t datagrams_received, bytes_received, bytes_sent, failed_opens
     uint64_t holes_dropped, key_updates, peer_key_updates, ptos
+    uint64_t placed           # packets opened to where their data belongs
 
 
 cdef extern from "<sys/random.h>" nogil:
