@@ -40,7 +40,7 @@ cdef bint place_run(DataPlane self, OpenJob *jobs, unsigned int count) noexcept:
     cdef size_t head = placing.head_length, others = head + AEAD_TAG_LENGTH, size
     cdef Stream *stream = stream_find(&self.streams, placing.stream_id)
     cdef ReceiveHalf *receive
-    cdef uint64_t offset, at, index, most
+    cdef uint64_t offset, at, index
     cdef uint8_t *chunk
     cdef unsigned int i
     cdef bint placed = False
@@ -48,15 +48,12 @@ cdef bint place_run(DataPlane self, OpenJob *jobs, unsigned int count) noexcept:
         return False
     receive = &stream.receive
     if receive.ahead.count or receive.stopped or receive.reset or receive.size_known:
-        return False
+        return False  # what has arrived ahead must not be written over by a wrong guess
     offset = receive.next
-    most = min(receive.credit, offset + (self.flow.credit - self.flow.received))
     for i in range(count):
         if jobs[i].length <= jobs[i].header_length + others:
             break
         size = jobs[i].length - jobs[i].header_length - others
-        if offset > most or size > most - offset:
-            break  # the peer breaks its bounds: an error, and the ordinary way finds it
         index = chunk_index(offset)
         at = offset - chunk_start(index)
         # One that lies across the bounds of a chunk is opened in place.
@@ -72,45 +69,41 @@ cdef bint place_run(DataPlane self, OpenJob *jobs, unsigned int count) noexcept:
 
 
 cdef bint placed_right(DataPlane self, OpenJob *job, StreamFrame *frame) noexcept:
-    """True when an opened packet is the frame that was expected, in the place that it has."""
+    """True when an opened packet is the frame that was expected.
+
+    So is one that was opened in place, as it has data of two chunks: what it says of its data is
+    true of those behind it, too.
+    """
     cdef Cursor cursor
-    cdef uint64_t frame_type, at
+    cdef const uint8_t *start = job.packet + job.header_length
     cdef size_t text_length = job.length - job.header_length - AEAD_TAG_LENGTH
+    cdef uint64_t told = 0
     cdef Stream *stream
-    cdef ReceiveHalf *receive
-    cursor.at = job.packet + job.header_length
-    cursor.left = text_length
+    cursor.at, cursor.left = start, text_length
     if job.into != NULL:
-        cursor.at = job.head
-        cursor.left = job.head_length
-    if not take_varint(&cursor, &frame_type) or frame_type & ~<uint64_t>6 != 8:
+        start = job.head
+        cursor.at, cursor.left = start, job.head_length
+    if not take_varint(&cursor, &frame.frame_type) or frame.frame_type & ~<uint64_t>6 != 8:
         return False  # no STREAM frame, or one that ends its stream
     if not take_varint(&cursor, &frame.stream_id):
         return False
     frame.offset = 0
-    if frame_type & 4 and not take_varint(&cursor, &frame.offset):
+    if frame.frame_type & 4 and not take_varint(&cursor, &frame.offset):
         return False
-    frame.size = cursor.left if job.into == NULL else text_length - job.head_length
-    if frame_type & 2:
-        if not take_varint(&cursor, &at) or at != (
-            cursor.left if job.into == NULL else frame.size
-        ):
-            return False
-        frame.size = at
-    frame.frame_type, frame.final = frame_type, False
+    if frame.frame_type & 2 and not take_varint(&cursor, &told):
+        return False
+    frame.size = text_length - <size_t>(cursor.at - start)
+    if frame.frame_type & 2 and told != frame.size:
+        return False
+    if job.into != NULL and cursor.left:
+        return False
+    frame.data = cursor.at if job.into == NULL else job.into + job.head_length
+    frame.final = False
     stream = stream_find(&self.streams, frame.stream_id)
-    if stream == NULL or frame.stream_id != self.placing.stream_id:
-        return False
-    receive = &stream.receive
-    if frame.offset != receive.next or receive.ahead.count:
-        return False
-    if job.into == NULL:
-        return True
-    if cursor.left:
-        return False
-    at = frame.offset - chunk_start(chunk_index(frame.offset))
-    frame.data = job.into + job.head_length
-    return chunk_at(receive, chunk_index(frame.offset)) + at == frame.data
+    return (
+        stream != NULL and frame.stream_id == self.placing.stream_id
+        and frame.offset == stream.receive.next
+    )
 
 
 cdef void move_back(OpenJob *jobs, unsigned int count) noexcept nogil:
