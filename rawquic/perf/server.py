@@ -61,14 +61,47 @@ async def serve_perf(session: Session) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_take_datagrams(session, count))
             tasks.create_task(_accept_uni(session, tasks))
-            while True:
-                send, recv = await session.accept_bi()
-                tasks.create_task(_answer(session, count, send, recv))
+            await Answering(session, count, tasks).run()
     except* SessionError as errors:
         ended = errors.exceptions[0]
         if isinstance(ended, ClosedByPeer) and ended.is_application:
             _closes.append(ended.code)
         log.debug("a session ended: %s", ended)
+
+
+class Answering:
+    """Takes bidirectional streams: a task that has answered one waits for the next.
+
+    A task for each stream would cost a short request two turns of the loop. So another task begins
+    only where those there are were all busy for a turn.
+    """
+
+    def __init__(self, session: Session, count: DatagramCount, tasks: asyncio.TaskGroup) -> None:
+        self._session = session
+        self._count = count
+        self._tasks = tasks
+        self._loop = asyncio.get_running_loop()
+        self._waiting = 0
+        self._over = False
+
+    async def run(self) -> None:
+        """Answer streams, until another task waits for the next one, or the session is over."""
+        try:
+            while not self._waiting:
+                self._waiting += 1
+                try:
+                    send, recv = await self._session.accept_bi()
+                finally:
+                    self._waiting -= 1
+                self._loop.call_soon(self._have_one_wait)
+                await _answer(self._session, self._count, send, recv)
+        except BaseException:
+            self._over = True
+            raise
+
+    def _have_one_wait(self) -> None:
+        if not self._waiting and not self._over:
+            self._tasks.create_task(self.run())
 
 
 async def _accept_uni(session: Session, tasks: asyncio.TaskGroup) -> None:
