@@ -51,18 +51,19 @@ def _copied(data: Buffer) -> bytes:
 class SendStream:
     """The sending half of a stream; `async with` finishes it, or resets it on an exception."""
 
+    _priority = 0
+    _bytes_written = 0
+    _finished = False
+    _reset_code: int | None = None
+    _acked = False
+    _waiters: Waiters | None = None  # made by the first that waits
+
     def __init__(self, session: RawQuicSession, stream_id: int) -> None:
         self._session = session
         self._connection = session._connection
         self._link = session._link
         self._id = stream_id
-        self._priority = 0
-        self._bytes_written = 0
-        self._finished = False
-        self._reset_code: int | None = None
         self._stop_code = self._connection.stop_code(stream_id)
-        self._acked = False
-        self._waiters: Waiters | None = None  # made by the first that waits
 
     @property
     def id(self) -> int:
@@ -227,16 +228,17 @@ class SendStream:
 class RecvStream:
     """The receiving half of a stream. One task at a time may read it."""
 
+    _returned: list[bytes] | None = None  # what a cancelled longer read had taken already
+    _reading = False
+    _waiter: Waiter | None = None
+    _at_end = False
+    _error: StreamReset | StreamFinished | None = None
+
     def __init__(self, session: RawQuicSession, stream_id: int) -> None:
         self._session = session
         self._connection = session._connection
         self._link = session._link
         self._id = stream_id
-        self._returned: list[bytes] = []  # what a cancelled longer read had taken already
-        self._reading = False
-        self._waiter: Waiter | None = None
-        self._at_end = False
-        self._error: StreamReset | StreamFinished | None = None
 
     @property
     def id(self) -> int:
@@ -372,12 +374,13 @@ class RecvStream:
                 raise copy.copy(self._error)
             self._at_end = True
             self._session._forget_receiving(self._id)
-        self._link.flush_if_wanted()
+        if self._connection.wants_flush():
+            self._link.flush_soon()
         return data
 
     async def _wait(self) -> None:
         if not self._link.endpoint.look_for_packets():
-            self._waiter = Waiter()
+            self._waiter = Waiter(loop=self._link.endpoint.loop)
             await self._waiter
 
     async def _read_all(self, limit: int | None) -> bytes:
@@ -402,11 +405,11 @@ class RecvStream:
     def _give_back(self, parts: list[bytes]) -> None:
         """What a longer read had taken when it failed: the next one gets it, unless stopped."""
         if not isinstance(self._error, StreamFinished):
-            self._returned = parts + self._returned
+            self._returned = parts + (self._returned or [])
 
     def _end(self, error: StreamReset | StreamFinished) -> None:
         self._error = error
-        self._returned.clear()
+        self._returned = None
         self._session._forget_receiving(self._id)
         self._link.flush_if_wanted()
 

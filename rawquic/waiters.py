@@ -15,9 +15,11 @@ class Turn(Protocol):
     """The endpoint.
 
     Attributes:
+        loop: the loop that it belongs to.
         woken: who is to run at the end of the batch; None: there is no batch now.
     """
 
+    loop: asyncio.AbstractEventLoop
     woken: "list[Waiter] | None"
 
 
@@ -82,7 +84,7 @@ class Waiters:
         self._waiting: list[Waiter] = []
 
     async def wait(self) -> None:
-        waiter = Waiter()
+        waiter = Waiter(loop=self._turn.loop)  # looking for it is a system call
         self._waiting.append(waiter)
         try:
             await waiter

@@ -159,8 +159,8 @@ def test_a_large_packet_is_placed_too() -> None:
     "surprise",
     [
         "lost", "twice", "swapped", "corrupt", "ack before", "padding behind", "another stream",
-        "overlap", "end", "end of a full one", "without a length", "reset", "stop", "ping", "close", "beyond credit", "malformed",
-        "reserved bits", "key update",
+        "overlap", "end", "end of a full one", "without a length", "reset", "stop", "ping",
+        "close", "beyond credit", "malformed", "reserved bits", "key update",
     ],
 )  # fmt: skip
 def test_a_wrong_guess(surprise: str, where: int) -> None:

@@ -12,7 +12,8 @@ from rawquic.waiters import Waiter, Waiters, run_all
 class Endpoint:
     """What a `Turn` is: `batch` collects, then runs, as an endpoint does."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
         self.woken: list[Waiter] | None = None
 
     def batch(self, wake: Callable[[], None]) -> None:
@@ -55,8 +56,8 @@ class Log:
 
 
 @pytest.fixture
-def endpoint() -> Endpoint:
-    return Endpoint()
+async def endpoint() -> Endpoint:
+    return Endpoint(asyncio.get_running_loop())
 
 
 async def test_a_batch_runs_whom_it_woke_at_its_end(endpoint: Endpoint) -> None:
@@ -159,8 +160,8 @@ async def test_the_error_of_one_is_its_own(endpoint: Endpoint) -> None:
 
 
 def test_what_ends_the_loop_leaves_the_others_for_later() -> None:
-    endpoint = Endpoint()
     loop = asyncio.new_event_loop()
+    endpoint = Endpoint(loop)
     lines: list[str] = []
 
     async def prepare() -> None:

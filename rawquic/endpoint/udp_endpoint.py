@@ -55,9 +55,9 @@ class UdpEndpoint:
         self.send_buffer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         self.packets_unroutable = 0
         self.resets = StatelessResets()
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._thread = get_ident()
-        self._io = open_io(self._loop, sock, config)
+        self._io = open_io(self.loop, sock, config)
         self._links: set[Link] = set()
         self._dirty: dict[Link, None] = {}
         self._flush_scheduled = False
@@ -65,10 +65,10 @@ class UdpEndpoint:
         self.woken: list[Waiter] | None = None  # whom a batch woke: they run at its end
         self._looking = False  # a task looks for packets: it cannot run another one
         # Callbacks that wait for the next turn, where the loop shows them (uvloop does not).
-        self._ready = getattr(self._loop, "_ready", True)
+        self._ready = getattr(self.loop, "_ready", True)
         self._blocked = False  # the socket takes no more; flushes wait until it does
         self._outgoing: list[Outgoing] = []
-        self._deadlines: Deadlines[Link | Lingering] = Deadlines(self._loop, self._on_due)
+        self._deadlines: Deadlines[Link | Lingering] = Deadlines(self.loop, self._on_due)
         self._lingering: set[Lingering] = set()
         self.closing = False  # no new connections
         self.closed = False
@@ -290,7 +290,7 @@ class UdpEndpoint:
     def _schedule_flush(self) -> None:
         if not (self._flush_scheduled or self._flush_is_next or self._blocked or self.closed):
             self._flush_scheduled = True
-            self._loop.call_soon(self._flush)
+            self.loop.call_soon(self._flush)
 
     def look_for_packets(self) -> bool:
         """With `Config.busy_poll`: True when packets came for a task that is about to wait."""
