@@ -62,6 +62,7 @@ class SendStream:
         self._session = session
         self._connection = session._connection
         self._link = session._link
+        self._endpoint = session._link.endpoint
         self._id = stream_id
         self._stop_code = self._connection.stop_code(stream_id)
 
@@ -82,7 +83,7 @@ class SendStream:
 
     @priority.setter
     def priority(self, value: int) -> None:
-        self._link.endpoint.check_usable()
+        self._endpoint.check_usable()
         self._priority = int(value)
         self._connection.set_priority(self._id, self._priority)
 
@@ -97,8 +98,8 @@ class SendStream:
             StreamStopped: the peer reads no more. StreamFinished: after `finish` or `reset`.
             SessionError: the session is over.
         """
-        self._link.endpoint.check_usable()
-        chunk = as_bytes(data)
+        self._endpoint.check_usable()
+        chunk = data if type(data) is bytes else _copied(data)
         offset = self._put(chunk, 0)
         while offset < len(chunk):
             await self._wait()
@@ -110,13 +111,13 @@ class SendStream:
         Raises:
             StreamStopped, StreamFinished (after `reset`), SessionError.
         """
-        self._link.endpoint.check_usable()
+        self._endpoint.check_usable()
         if self._finished:
             return
         self._check_open()
         self._connection.finish(self._id)
         self._finished = True
-        self._link.flush_soon()
+        self._endpoint.flush_soon(self._link)
 
     async def wait_acked(self) -> None:
         """Wait until the peer has acknowledged all data and the end.
@@ -125,7 +126,7 @@ class SendStream:
             StreamStopped: the peer stopped the stream. StreamFinished: it was reset here.
             SessionError: the session ended first.
         """
-        self._link.endpoint.check_usable()
+        self._endpoint.check_usable()
         while True:
             if self._stop_code is not None:
                 raise StreamStopped(self._stop_code)
@@ -141,12 +142,12 @@ class SendStream:
 
         `code`: 0 .. 2^62-1. Nothing happens when this half has ended already.
         """
-        self._link.endpoint.check_usable()
+        self._endpoint.check_usable()
         check_code(code)
         if self._reset_code is None and not self._acked and self._stop_code is None:
             self._reset_code = code
             self._connection.reset(self._id, code)
-            self._link.flush_soon()
+            self._endpoint.flush_soon(self._link)
             self._wake()
 
     async def stopped(self) -> int | None:
@@ -154,7 +155,7 @@ class SendStream:
 
         Raises SessionError when the session ended first.
         """
-        self._link.endpoint.check_usable()
+        self._endpoint.check_usable()
         while True:
             if self._stop_code is not None:
                 return self._stop_code
@@ -195,7 +196,7 @@ class SendStream:
             raise
         if taken:
             self._bytes_written += taken
-            self._link.flush_soon()
+            self._endpoint.flush_soon(self._link)
         return taken
 
     def _check_open(self) -> None:
@@ -209,7 +210,7 @@ class SendStream:
 
     async def _wait(self) -> None:
         if self._waiters is None:
-            self._waiters = Waiters(self._link.endpoint)
+            self._waiters = Waiters(self._endpoint)
         await self._waiters.wait()
 
     def _wake(self) -> None:
@@ -238,6 +239,7 @@ class RecvStream:
         self._session = session
         self._connection = session._connection
         self._link = session._link
+        self._endpoint = session._link.endpoint
         self._id = stream_id
 
     @property
@@ -331,20 +333,20 @@ class RecvStream:
 
         `code`: 0 .. 2^62-1. Nothing happens when this half has ended already.
         """
-        self._link.endpoint.check_usable()
+        self._endpoint.check_usable()
         check_code(code)
         if self._at_end or self._error is not None:
             return
         self._end(StreamFinished(f"reading of stream {self._id} was stopped here"))
         self._connection.stop(self._id, code)
-        self._link.flush_soon()
+        self._endpoint.flush_soon(self._link)
         self._wake()
 
     def __repr__(self) -> str:
         return f"<RecvStream {self._id}>"
 
     def _begin(self) -> None:
-        self._link.endpoint.check_usable()
+        self._endpoint.check_usable()
         if self._reading:
             raise RuntimeError(f"another task is already reading stream {self._id}")
         self._reading = True
@@ -375,12 +377,12 @@ class RecvStream:
             self._at_end = True
             self._session._forget_receiving(self._id)
         if self._connection.wants_flush():
-            self._link.flush_soon()
+            self._endpoint.flush_soon(self._link)
         return data
 
     async def _wait(self) -> None:
-        if not self._link.endpoint.look_for_packets():
-            self._waiter = Waiter(loop=self._link.endpoint.loop)
+        if not self._endpoint.look_for_packets():
+            self._waiter = Waiter(loop=self._endpoint.loop)
             await self._waiter
 
     async def _read_all(self, limit: int | None) -> bytes:
@@ -416,4 +418,4 @@ class RecvStream:
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
         if waiter is not None:
-            waiter.wake(self._link.endpoint)
+            waiter.wake(self._endpoint)

@@ -273,7 +273,7 @@ class UdpEndpoint:
     def flush_soon(self, link: Link) -> None:
         """Ask `link`'s connection for packets once this turn of the loop is over."""
         self._dirty[link] = None
-        if not self._flush_scheduled:
+        if not (self._flush_scheduled or self._flush_is_next):
             self._schedule_flush()
 
     def flush_now(self, link: Link) -> None:
