@@ -123,7 +123,7 @@ cdef int open_segments(
             jobs[n].header_length = run[n].header_length
             jobs[n].length = run[n].length
             jobs[n].packet_number = run[n].number
-            jobs[n].into = NULL
+            jobs[n].into, jobs[n].head_length = NULL, 0
             n += 1
         first += n
         if key is None:

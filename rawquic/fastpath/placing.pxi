@@ -54,6 +54,7 @@ cdef bint place_run(DataPlane self, OpenJob *jobs, unsigned int count) noexcept:
         if jobs[i].length <= jobs[i].header_length + others:
             break
         size = jobs[i].length - jobs[i].header_length - others
+        jobs[i].head_length = head
         index = chunk_index(offset)
         at = offset - chunk_start(index)
         # One that lies across the bounds of a chunk is opened in place.
@@ -62,7 +63,6 @@ cdef bint place_run(DataPlane self, OpenJob *jobs, unsigned int count) noexcept:
             if chunk == NULL:
                 break
             jobs[i].into = chunk + at - head
-            jobs[i].head_length = head
             placed = True
         offset += size
     return placed
@@ -71,18 +71,16 @@ cdef bint place_run(DataPlane self, OpenJob *jobs, unsigned int count) noexcept:
 cdef bint placed_right(DataPlane self, OpenJob *job, StreamFrame *frame) noexcept:
     """True when an opened packet is the frame that was expected.
 
-    So is one that was opened in place, as it has data of two chunks: what it says of its data is
-    true of those behind it, too.
+    So is one that was opened in place, as it has data of two chunks: with a shorter head it would
+    have more than there is room for, which would be written over the data that comes next.
     """
     cdef Cursor cursor
-    cdef const uint8_t *start = job.packet + job.header_length
-    cdef size_t text_length = job.length - job.header_length - AEAD_TAG_LENGTH
     cdef uint64_t told = 0
     cdef Stream *stream
-    cursor.at, cursor.left = start, text_length
+    cursor.at = job.packet + job.header_length
     if job.into != NULL:
-        start = job.head
-        cursor.at, cursor.left = start, job.head_length
+        cursor.at = job.head
+    cursor.left = job.head_length
     if not take_varint(&cursor, &frame.frame_type) or frame.frame_type & ~<uint64_t>6 != 8:
         return False  # no STREAM frame, or one that ends its stream
     if not take_varint(&cursor, &frame.stream_id):
@@ -92,10 +90,10 @@ cdef bint placed_right(DataPlane self, OpenJob *job, StreamFrame *frame) noexcep
         return False
     if frame.frame_type & 2 and not take_varint(&cursor, &told):
         return False
-    frame.size = text_length - <size_t>(cursor.at - start)
-    if frame.frame_type & 2 and told != frame.size:
+    if cursor.left:
         return False
-    if job.into != NULL and cursor.left:
+    frame.size = job.length - job.header_length - AEAD_TAG_LENGTH - job.head_length
+    if frame.frame_type & 2 and told != frame.size:
         return False
     frame.data = cursor.at if job.into == NULL else job.into + job.head_length
     frame.final = False

@@ -1,0 +1,58 @@
+"""Direct placement against a peer that makes guesses wrong, and an application that runs in between."""
+
+import random
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rawquic._fastpath")
+
+from data_peer import DataPeer, frame
+
+HEADER, TAG = 13, 16  # of DataPeer's packets
+SIZE = 1200
+ROOM = SIZE - HEADER - TAG
+
+
+def wide(value: int, size: int) -> bytes:
+    """A variable-length integer in `size` bytes, more than it takes perhaps."""
+    return (value | {1: 0, 2: 1, 4: 2, 8: 3}[size] << (8 * size - 2)).to_bytes(size, "big")
+
+
+class Transfer:
+    """Bytes of one stream, in packets that are full."""
+
+    def __init__(self, peer: DataPeer, stream_id: int = 0, seed: int = 1) -> None:
+        self.peer, self.stream_id = peer, stream_id
+        self.source = random.Random(seed).randbytes(1 << 20)
+        self.at = 0
+
+    def payload(self, id_size: int = 1, room: int = ROOM) -> bytes:
+        head = b"\x0e" + wide(self.stream_id, id_size) + wide(self.at, 4)
+        size = room - len(head) - 2
+        self.at += size
+        return head + wide(size, 2) + self.source[self.at - size : self.at]
+
+    def give(self, payloads: list[bytes]) -> None:
+        packets = [self.peer.packet(each) for each in payloads]
+        self.peer.plane.receive(b"".join(packets), self.peer.now, 0, len(packets[0]))
+
+    def read(self) -> bytes:
+        parts = []
+        while part := self.peer.plane.read(self.stream_id, 1 << 20):
+            parts.append(part)
+        return b"".join(parts)
+
+
+def test_a_shorter_head_across_the_bounds_of_a_chunk() -> None:
+    """It has more data than was expected, which must not be written over the next packet's."""
+    peer = DataPeer()
+    transfer = Transfer(peer)
+    transfer.give([transfer.payload(8) for _ in range(10)])
+    payloads = []
+    while transfer.at < 20000:
+        across = transfer.at < 16384 < transfer.at + ROOM
+        payloads.append(transfer.payload(1 if across else 8))
+    transfer.give(payloads)
+    assert peer.plane.inspect()["placed"] > 0
+    assert transfer.read() == transfer.source[: transfer.at]
