@@ -56,3 +56,27 @@ def test_a_shorter_head_across_the_bounds_of_a_chunk() -> None:
     transfer.give(payloads)
     assert peer.plane.inspect()["placed"] > 0
     assert transfer.read() == transfer.source[: transfer.at]
+
+
+@pytest.mark.parametrize("where", [1, 9])
+def test_python_runs_before_a_packet_of_a_run(where: int) -> None:
+    """It may free what the run was opened to, so that nothing is left there then."""
+    peer = DataPeer()
+    transfer = Transfer(peer)
+    transfer.give([transfer.payload() for _ in range(10)])
+    transfer.give([transfer.payload() for _ in range(10)])
+    before = peer.plane.inspect()["placed"]
+    stopped: list[bytes] = []
+
+    def stop(cid: bytes, number: int) -> None:
+        stopped.append(cid)
+        peer.plane.stop(0, 0)
+
+    peer.control.host_cid_changed = stop  # type: ignore[method-assign]
+    packets = [peer.packet(transfer.payload()) for _ in range(where)]
+    packets += [peer.packet(transfer.payload(), cid=b"another!") for _ in range(20)]
+    peer.plane.receive(b"".join(packets), peer.now, 0, SIZE)
+    assert stopped == [b"another!"]
+    assert peer.plane.inspect()["placed"] == before + where - 1
+    assert peer.plane.largest_received == peer.number - 1
+    assert peer.failure() is None

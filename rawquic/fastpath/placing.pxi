@@ -77,6 +77,9 @@ cdef bint placed_right(DataPlane self, OpenJob *job, StreamFrame *frame) noexcep
     cdef Cursor cursor
     cdef uint64_t told = 0
     cdef Stream *stream
+    # Another connection ID: Python is told, and what it runs may free chunks.
+    if memcmp(job.packet + 1, self.host_cid, HOST_CID_LENGTH) != 0:
+        return False
     cursor.at = job.packet + job.header_length
     if job.into != NULL:
         cursor.at = job.head
