@@ -80,3 +80,23 @@ def test_python_runs_before_a_packet_of_a_run(where: int) -> None:
     assert peer.plane.inspect()["placed"] == before + where - 1
     assert peer.plane.largest_received == peer.number - 1
     assert peer.failure() is None
+
+
+def test_wrong_guesses_make_later_ones_rare() -> None:
+    """A peer whose packets are never what was expected must not cost a copy of each."""
+    peer = DataPeer()
+    transfer = Transfer(peer)
+
+    def run(wrong: bool) -> int:
+        before: int = peer.plane.inspect()["placed"]
+        room = 200 - HEADER - TAG
+        transfer.give([transfer.payload(8 if wrong and i == 1 else 1, room) for i in range(20)])
+        transfer.read()
+        peer.collect()
+        return peer.plane.inspect()["placed"] - before
+
+    run(False)
+    assert run(False) > 10
+    assert sum(run(True) for _ in range(40)) == 0
+    assert sum(run(False) for _ in range(5)) == 0
+    assert sum(run(False) for _ in range(50)) > 100  # it is forgiven

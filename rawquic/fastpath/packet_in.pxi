@@ -166,10 +166,12 @@ cdef int open_run(
         if placed and not placed_right(self, &jobs[i], &frame):
             placed = False
             move_back(jobs + i, count - i)
-            self.placing.in_sequence = 0
+            placing_learn(&self.placing, i, count)
         take_packet(self, &segments[i], &frame if jobs[i].into != NULL else NULL, ecn, now)
         if self.closing:
             return 0
+    if placed:
+        placing_learn(&self.placing, count, count)
     return 0
 
 

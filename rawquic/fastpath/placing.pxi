@@ -6,10 +6,13 @@
 # AEAD's call puts that back (OpenJob).
 #
 # It is a guess. What was opened says whether it was right; from the first packet of a run that says
-# otherwise, plaintext goes back to the arena before anything else is done with it.
+# otherwise, plaintext goes back to the arena before anything else is done with it. That costs a copy:
+# a peer whose packets make most of a guess wrong has to send twice as many in sequence before the
+# next one.
 
 cdef enum:
     PLACING_FROM = 8          # packets in sequence that would have been guessed right
+    DOUBT_MOST = 9            # 4096 of them
 
 cdef inline void placing_note(
     Placing *self, const Stream *stream, uint64_t offset, size_t head_length, bint goes_on
@@ -19,16 +22,29 @@ cdef inline void placing_note(
         goes_on and stream.id == self.stream_id and offset == stream.receive.next
         and head_length <= HEAD_MOST
     ):
-        self.in_sequence += self.in_sequence < PLACING_FROM
+        self.in_sequence += 1
     else:
         self.in_sequence = 0
     self.stream_id = stream.id
     self.head_length = head_length
 
 
+cdef inline void placing_learn(Placing *self, unsigned int right, unsigned int count) noexcept:
+    """The first `right` packets of a run of `count` were what was expected."""
+    if right == count:
+        self.doubt -= self.doubt > 0
+        return
+    self.in_sequence = 0
+    if 2 * right < count:  # else it has paid all the same
+        self.doubt += self.doubt < DOUBT_MOST
+
+
 cdef inline bint placing_pays(DataPlane self) noexcept:
     """True when the guess is likely right. For qlog the whole plaintext has to be in one place."""
-    return self.placing.in_sequence == PLACING_FROM and self.qlog is None
+    return (
+        self.placing.in_sequence >= <unsigned int>PLACING_FROM << self.placing.doubt
+        and self.qlog is None
+    )
 
 
 cdef bint place_run(DataPlane self, OpenJob *jobs, unsigned int count) noexcept:

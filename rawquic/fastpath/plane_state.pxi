@@ -81,6 +81,7 @@ cdef struct Placing:
     # What the last STREAM frames were.
     uint64_t stream_id
     unsigned int in_sequence  # frames on end, alone in their packets, of one stream, in order
+    unsigned int doubt        # runs that were mostly guessed wrong, less those guessed right
     size_t head_length        # from the frame's type to its data
 
 cdef struct Happening:
