@@ -7,8 +7,9 @@ The receiver grants credit after each call, so that the loop is closed and nothi
 The calls are made from Python, one per train of up to 64 packets. `overhead` measures what one
 costs: about 0.2 us of the 15 to 20 us that a train takes at each end, all in all under 3 %. Not in
 it are header protection (one AES block a packet, about 8 ns) and every rule of QUIC. So nothing
-with the same AEAD and one core at each end can be expected above it, but for one thing: here the
-kernel copies each train, while the data plane lends it the pages of large ones.
+with the same AEAD and one core at each end can be expected above it, but for two copies: here the
+kernel copies each train, while the data plane lends it the pages of large ones; and what was opened
+is copied, while the data plane opens packets of a transfer to where the reader gets them.
 
     python bench/floor.py --provider ipsec-mb --payload 1452 --seconds 1
 """

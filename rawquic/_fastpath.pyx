@@ -40,6 +40,7 @@ placing      packets opened straight into what their reader gets
 frames_in    the frames of a packet
 packet_in    header protection off, key phases, decryption
 frames_out   what is due, written into a packet
+bulk_out     the rest of a train, where all of it is one transfer
 packet_out   packets built, sealed, protected
 handshake_packets  protection of packets with long headers, for the control plane
 long_header  headers of such packets, likewise
@@ -93,6 +94,7 @@ include "fastpath/placing.pxi"
 include "fastpath/frames_in.pxi"
 include "fastpath/packet_in.pxi"
 include "fastpath/frames_out.pxi"
+include "fastpath/bulk_out.pxi"
 include "fastpath/packet_out.pxi"
 include "fastpath/handshake_packets.pxi"
 include "fastpath/long_header.pxi"

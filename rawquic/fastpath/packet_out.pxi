@@ -61,6 +61,7 @@ cdef int plane_build(DataPlane self, Outbox *out, bint marks, double now) except
         if not build_packet(self, out, &pace, now):
             self.dirty = False
             break
+        build_bulk(self, out, &pace, now)
     if self.search_mtu and out.count < OUT_PACKETS:
         build_mtu_probe(self, out, now)
     if self.received.unacked and not self.ack_at:
@@ -83,10 +84,10 @@ cdef inline uint64_t window_room(DataPlane self) noexcept:
     return room - min(room, self.handshake_in_flight)
 
 
-cdef bint has_frames(DataPlane self) noexcept:
-    """True when there is something to send that the congestion window applies to."""
+cdef bint has_other_frames(DataPlane self) noexcept:
+    """True when there is something to send besides STREAM frames and ACKs."""
     return (
-        self.queue.head != NULL or self.datagrams_out.count or self.due != NULL
+        self.datagrams_out.count or self.due != NULL
         or self.flow.credit_due or self.ping_due or self.probes
         or self.counts[0].limit_due or self.counts[1].limit_due
         or self.counts[0].blocked_due or self.counts[1].blocked_due
@@ -99,7 +100,8 @@ cdef bint build_packet(DataPlane self, Outbox *out, uint64_t *pace, double now) 
     cdef Draft draft
     cdef size_t most = self.mtu.current, size
     cdef ReceivedPackets *received = &self.received
-    cdef bint wanted = has_frames(self), allowed, acknowledge
+    # What the congestion window applies to.
+    cdef bint wanted = self.queue.head != NULL or has_other_frames(self), allowed, acknowledge
     if self.probes and self.pto_count > 1:
         most = min(most, <size_t>MTU_BASE)  # else a path that lost large packets stays silent
     if self.allowance >= 0:
@@ -140,7 +142,7 @@ cdef bint build_packet(DataPlane self, Outbox *out, uint64_t *pace, double now) 
     if draft.eliciting:
         if self.probes:
             self.probes -= 1
-        note_in_flight(self, &draft, size, now)
+        note_in_flight(self, draft.packet, size, now)
         pace[0] -= min(pace[0], <uint64_t>size)
     else:
         records_drop(&self.sent, draft.packet)  # nobody settles what need not be acknowledged
@@ -153,30 +155,28 @@ cdef void begin_draft(
     DataPlane self, Draft *draft, Outbox *out, size_t most, double now
 ) noexcept:
     """Take a packet number and write the short header (RFC 9000 §17.3.1)."""
-    cdef uint64_t number
-    cdef unsigned int pn_length = 2
-    cdef uint8_t *at
     memset(draft, 0, sizeof(Draft))
     if self.sent.next == self.skip_at:
         skip_number(self, now)
-    number = self.sent.next
-    # RFC 9000 §17.1: more than twice as many numbers as are unacknowledged.
-    if number - (self.largest_acked if self.any_acked else 0) >= 1 << 15:
-        pn_length = 4
+    draft.start = out.plain + out.used
+    draft.at = put_short_header(self, draft.start, self.sent.next)
     draft.packet = sent_begin(&self.sent, now)
     draft.packet.marked = out.ecn == ECT_0
-    draft.start = out.plain + out.used
-    draft.start[0] = <uint8_t>(0x40 | self.seal_phase << 2 | (pn_length - 1))
-    memcpy(draft.start + 1, self.peer_cid, CID_MOST)  # all of them: what follows is not written yet
-    at = draft.start + 1 + self.peer_cid_length
-    if pn_length == 2:
-        store_16(at, number)
-    else:
-        store_32(at, number)
-    draft.at = at + pn_length
     draft.header_length = <size_t>(draft.at - draft.start)
     draft.end = draft.start + most - AEAD_TAG_LENGTH
-    out.jobs[out.count].packet_number = number
+
+
+cdef inline uint8_t *put_short_header(DataPlane self, uint8_t *at, uint64_t number) noexcept:
+    # RFC 9000 §17.1: more than twice as many numbers as are unacknowledged.
+    cdef bint is_long = number - (self.largest_acked if self.any_acked else 0) >= 1 << 15
+    at[0] = <uint8_t>(0x40 | self.seal_phase << 2 | (3 if is_long else 1))
+    memcpy(at + 1, self.peer_cid, CID_MOST)  # all of them: what follows is not written yet
+    at += 1 + self.peer_cid_length
+    if is_long:
+        store_32(at, number)
+        return at + 4
+    store_16(at, number)
+    return at + 2
 
 
 cdef void skip_number(DataPlane self, double now) noexcept:
@@ -197,8 +197,6 @@ cdef void skip_number(DataPlane self, double now) noexcept:
 
 cdef size_t finish_draft(DataPlane self, Draft *draft, Outbox *out) noexcept:
     """Pad, and hand the packet to the batch; its size with the tag."""
-    cdef SealJob *job = &out.jobs[out.count]
-    cdef size_t size
     # RFC 9001 §5.4.2: the sample begins four bytes behind the start of the packet number.
     cdef uint8_t *least = draft.start + 1 + self.peer_cid_length + 4
     if draft.pad and draft.end - draft.start > 1200 - AEAD_TAG_LENGTH:
@@ -208,12 +206,19 @@ cdef size_t finish_draft(DataPlane self, Draft *draft, Outbox *out) noexcept:
     if draft.body == NULL and draft.at < least:
         memset(draft.at, 0, <size_t>(least - draft.at))
         draft.at = least
-    size = <size_t>(draft.at - draft.start) + draft.body_length + AEAD_TAG_LENGTH
+    return outbox_add(self, draft, out)
+
+
+cdef inline size_t outbox_add(DataPlane self, const Draft *draft, Outbox *out) noexcept:
+    """The packet with the last number that was taken is complete; its size with the tag."""
+    cdef SealJob *job = &out.jobs[out.count]
+    cdef size_t size = <size_t>(draft.at - draft.start) + draft.body_length + AEAD_TAG_LENGTH
     # A block has room for all but an MTU probe.
     job.packet = out.buffer + out.used if out.used + size <= BLOCK_BYTES else draft.start
     job.plain = draft.start
     job.header_length = draft.header_length
     job.length = size
+    job.packet_number = self.sent.next - 1
     job.body, job.body_length = draft.body, draft.body_length
     out.sizes[out.count] = size
     out.count += 1
@@ -223,8 +228,7 @@ cdef size_t finish_draft(DataPlane self, Draft *draft, Outbox *out) noexcept:
     return size
 
 
-cdef void note_in_flight(DataPlane self, Draft *draft, size_t size, double now) noexcept:
-    cdef SentPacket *packet = draft.packet
+cdef void note_in_flight(DataPlane self, SentPacket *packet, size_t size, double now) noexcept:
     cdef Congestion *congestion = &self.congestion
     packet.state = IN_FLIGHT
     packet.size = <uint16_t>size
@@ -257,7 +261,7 @@ cdef int build_mtu_probe(DataPlane self, Outbox *out, double now) except -1:
     draft.at = draft.end
     draft.packet.is_probe = True
     mtu_probe_sent(&self.mtu, self.sent.next - 1, now)
-    note_in_flight(self, &draft, finish_draft(self, &draft, out), now)
+    note_in_flight(self, draft.packet, finish_draft(self, &draft, out), now)
     return 0
 
 

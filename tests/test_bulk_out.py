@@ -1,0 +1,173 @@
+"""The rest of a train (bulk_out) is what packet_out would have built.
+
+Two data planes send the same stream to peers that do the same. One has another stream besides, of a
+lower priority, with a byte that waits: so it asks for every packet what else there is to send.
+"""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+pytest.importorskip("rawquic._fastpath")
+
+from aioquic.buffer import Buffer
+from data_peer import DataPeer, ack, frame
+
+STREAM, OTHER = 3, 7  # a server's first unidirectional ones
+SIZE = 1200
+
+
+class Sender:
+    def __init__(self, *, beside: bool, **parameters: int) -> None:
+        given = {"max_stream_data_uni": 1 << 20, **parameters}
+        self.peer = DataPeer(
+            parameters=given, initial_mtu=SIZE, mtu_upper_bound=SIZE, send_window=1 << 22
+        )
+        self.plane = self.peer.plane
+        assert self.plane.open_stream(True) == STREAM
+        if beside:
+            assert self.plane.open_stream(True) == OTHER
+            self.plane.set_priority(OTHER, -1)
+            self.plane.write(OTHER, b"x", 0)
+        self.frames: dict[int, tuple[int, int, bool]] = {}  # offset, length, end, by packet
+        self.taken = bytearray(1 << 21)
+
+    def send(self) -> list[tuple[int, int, bool]]:
+        """The STREAM frames that leave now."""
+        found = []
+        for number, text in self.peer.collect():
+            for offset, data, fin in stream_frames(text):
+                self.taken[offset : offset + len(data)] = data
+                self.frames[number] = (offset, len(data), fin)
+                found.append((offset, len(data), fin))
+        return found
+
+    def settle(self, lost: set[int]) -> None:
+        """Acknowledge what is under way, but for frames at these offsets."""
+        acked = sorted(n for n, (offset, *_) in self.frames.items() if offset not in lost)
+        self.frames = {n: each for n, each in self.frames.items() if n not in acked}
+        ranges: list[tuple[int, int]] = []
+        for number in acked:
+            if ranges and ranges[-1][1] == number - 1:
+                ranges[-1] = (ranges[-1][0], number)
+            else:
+                ranges.append((number, number))
+        if ranges:
+            self.peer.send(ack(*reversed(ranges[-20:])))
+
+
+def stream_frames(text: bytes) -> Iterator[tuple[int, bytes, bool]]:
+    """(offset, data, end) of STREAM; there may be PING, PADDING and ACK besides."""
+    buffer = Buffer(data=text)
+    while not buffer.eof():
+        kind = buffer.pull_uint_var()
+        if kind & 0xF8 == 8:
+            stream_id = buffer.pull_uint_var()
+            offset = buffer.pull_uint_var() if kind & 4 else 0
+            size = buffer.pull_uint_var() if kind & 2 else len(text) - buffer.tell()
+            data = buffer.pull_bytes(size)
+            if stream_id == STREAM:
+                yield offset, data, bool(kind & 1)
+        elif kind == 2:
+            largest_delay_count = [buffer.pull_uint_var() for _ in range(3)]
+            for _ in range(1 + 2 * largest_delay_count[2]):
+                buffer.pull_uint_var()
+        else:
+            assert kind in (0, 1), f"frame {kind:#x}"
+
+
+def pieces(rng: random.Random, source: bytes) -> Iterator[bytes]:
+    at = 0
+    while at < len(source):
+        size = rng.choice((1, 700, 1170, 5_000, 65_536, 200_000))
+        yield source[at : at + size]
+        at += size
+
+
+def after(sender: Sender, lost: set[int]) -> None:
+    """A round trip later."""
+    sender.settle(lost)
+    sender.peer.now += 0.05
+    timer = sender.plane.timer()
+    if timer is not None and timer <= sender.peer.now:
+        sender.plane.on_timer(sender.peer.now)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_both_ways_send_the_same(seed: int) -> None:
+    rng = random.Random(seed)
+    both = [Sender(beside=beside) for beside in (False, True)]
+    source = rng.randbytes(rng.randrange(50_000, 1 << 20))
+    for piece in pieces(rng, source):
+        for sender in both:
+            assert sender.plane.write(STREAM, piece, 0) == len(piece)
+    for sender in both:
+        sender.plane.finish(STREAM)
+    ended = False
+    while not ended:
+        found = [sender.send() for sender in both]
+        assert found[0] == found[1]
+        offsets = [offset for offset, *_ in found[0]]
+        ended = any(fin for *_, fin in found[0])
+        lost = set(rng.sample(offsets, min(len(offsets), rng.choice((0, 0, 0, 1, 3)))))
+        for sender in both:
+            after(sender, lost)
+    while not all(sender.taken[: len(source)] == source for sender in both):
+        for sender in both:
+            sender.send()
+            after(sender, set())
+
+
+def test_numbers_are_left_out_in_the_middle_of_trains() -> None:
+    sender = Sender(beside=False)
+    sender.plane.write(STREAM, bytes(1 << 20), 0)
+    numbers: set[int] = set()
+    while max(numbers, default=0) < 600:
+        assert sender.send()
+        numbers |= set(sender.frames)
+        after(sender, set())
+    skipped = sender.plane.inspect()["skipped"]
+    assert len(skipped) >= 2
+    assert not numbers & set(skipped)
+
+
+def test_the_end_goes_with_a_last_packet_that_it_fills() -> None:
+    probe = Sender(beside=False)
+    probe.plane.write(STREAM, bytes(1 << 18), 0)
+    offset, length, _ = probe.send()[6]
+    sender = Sender(beside=False)
+    sender.plane.write(STREAM, bytes(offset + length), 0)
+    sender.plane.finish(STREAM)
+    assert sender.send()[6:] == [(offset, length, True)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_credit_and_the_end_are_kept(seed: int) -> None:
+    """In one way: what is sent never passes the peer's credit, and the end is where it is."""
+    rng = random.Random(seed)
+    credit = rng.randrange(2_000, 100_000)
+    sender = Sender(beside=False, max_stream_data_uni=credit)
+    source = rng.randbytes(rng.randrange(credit, 1 << 19))
+    waiting, ends = list(pieces(rng, source)), set()
+    for _ in range(2000):
+        while waiting and rng.random() < 0.7:
+            taken = sender.plane.write(STREAM, waiting[0], 0)
+            waiting[0] = waiting[0][taken:]
+            if waiting[0]:
+                break
+            del waiting[0]
+            if not waiting:
+                sender.plane.finish(STREAM)
+        for offset, length, fin in sender.send():
+            assert offset + length <= credit
+            if fin:
+                ends.add(offset + length)
+        if ends and sender.taken[: len(source)] == source:
+            break
+        after(sender, set())
+        if rng.random() < 0.5:
+            credit += rng.randrange(1, 50_000)
+            sender.peer.send(frame(0x11, STREAM, credit))
+    assert ends == {len(source)}
+    assert sender.taken[: len(source)] == source
