@@ -171,7 +171,7 @@ def test_two_part_seal_equals_one_part_at_every_split(suite: tuple[str, str], le
         assert key.seal(HEADER, 7, plaintext, split) == whole, split
 
 
-@pytest.mark.parametrize("length", [1424, 8872])
+@pytest.mark.parametrize("length", [1424, 2048, 2049, 8872])
 def test_two_part_seal_of_full_packets(suite: tuple[str, str], length: int) -> None:
     key, plaintext = make_key(suite), random.Random(length).randbytes(length)
     whole = key.seal(HEADER, 7, plaintext)
