@@ -252,9 +252,12 @@ class Unruly(Relay):
 async def test_loss_and_reordering(certificate: Certificate, loss: float, late: float) -> None:
     relay = Unruly(loss=loss, late=late)
     async with pair(certificate, relay=relay) as (client, peer, _):
-        for _ in range(4):
+        for turn in range(40):
             await transfer(peer, client, 2 * MIB)
             await transfer(client, peer, 2 * MIB)
+            # After a loss the window may be too small for large trains for a while.
+            if turn >= 3 and by_reference(client) and by_reference(peer):
+                break
         for end in (client, peer):
             assert by_reference(end) > 0
             assert plane(end)["failed_opens"] == 0
