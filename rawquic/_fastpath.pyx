@@ -15,6 +15,7 @@ udp          UdpSocket: batches for Python
 byte_order   numbers in network byte order
 aead_evp     AEAD by OpenSSL, one packet at a time
 aead         packet protection: seal and open trains, header-protection masks, two providers
+aead_trains  trains in one buffer, for Python
 hkdf         HKDF, and packet keys out of TLS secrets
 cursor       the one bounds-checked reader of received bytes; varints out
 ranges       sorted disjoint ranges of numbers
@@ -69,6 +70,7 @@ include "fastpath/udp.pxi"
 include "fastpath/byte_order.pxi"
 include "fastpath/aead_evp.pxi"
 include "fastpath/aead.pxi"
+include "fastpath/aead_trains.pxi"
 include "fastpath/hkdf.pxi"
 include "fastpath/cursor.pxi"
 include "fastpath/ranges.pxi"
