@@ -51,6 +51,7 @@ def _copied(data: Buffer) -> bytes:
 class SendStream:
     """The sending half of a stream; `async with` finishes it, or resets it on an exception."""
 
+    # What a stream begins with, and a short one keeps: so it need not be set for each.
     _priority = 0
     _bytes_written = 0
     _finished = False
@@ -99,7 +100,7 @@ class SendStream:
             SessionError: the session is over.
         """
         self._endpoint.check_usable()
-        chunk = data if type(data) is bytes else _copied(data)
+        chunk = data if type(data) is bytes else _copied(data)  # as_bytes, without the call
         offset = self._put(chunk, 0)
         while offset < len(chunk):
             await self._wait()
@@ -229,6 +230,7 @@ class SendStream:
 class RecvStream:
     """The receiving half of a stream. One task at a time may read it."""
 
+    # As in SendStream.
     _returned: list[bytes] | None = None  # what a cancelled longer read had taken already
     _reading = False
     _waiter: Waiter | None = None

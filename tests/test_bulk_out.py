@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("rawquic._fastpath")
 
-from aioquic.buffer import Buffer
 from data_peer import DataPeer, ack, frame
+from wiretap import parse
 
 STREAM, OTHER = 3, 7  # a server's first unidirectional ones
 SIZE = 1200
@@ -60,23 +60,14 @@ class Sender:
 
 
 def stream_frames(text: bytes) -> Iterator[tuple[int, bytes, bool]]:
-    """(offset, data, end) of STREAM; there may be PING, PADDING and ACK besides."""
-    buffer = Buffer(data=text)
-    while not buffer.eof():
-        kind = buffer.pull_uint_var()
+    """(offset, data, end) of STREAM; there may be PING and ACK besides."""
+    for kind, *fields in parse(text):
         if kind & 0xF8 == 8:
-            stream_id = buffer.pull_uint_var()
-            offset = buffer.pull_uint_var() if kind & 4 else 0
-            size = buffer.pull_uint_var() if kind & 2 else len(text) - buffer.tell()
-            data = buffer.pull_bytes(size)
+            stream_id, offset, data, fin = fields
             if stream_id == STREAM:
-                yield offset, data, bool(kind & 1)
-        elif kind == 2:
-            largest_delay_count = [buffer.pull_uint_var() for _ in range(3)]
-            for _ in range(1 + 2 * largest_delay_count[2]):
-                buffer.pull_uint_var()
+                yield offset, data, fin
         else:
-            assert kind in (0, 1), f"frame {kind:#x}"
+            assert kind in (1, 2), f"frame {kind:#x}"
 
 
 def pieces(rng: random.Random, source: bytes) -> Iterator[bytes]:

@@ -12,10 +12,11 @@ import pytest
 
 pytest.importorskip("rawquic._fastpath")
 
-from data_peer import PING, DataPeer, ack, frame, stream
+from data_peer import PING, TAG, DataPeer, ack, frame, stream
 
 SIZE = 1200  # bytes of each packet but the last of a run
-ROOM = SIZE - 13 - 16  # header, tag
+HEADER = 13  # of DataPeer's packets
+ROOM = SIZE - HEADER - TAG
 CHUNK = 65536
 OTHER = 2  # a client's first unidirectional stream; 0 is its first bidirectional one
 ACROSS = 36  # the packet of the run behind `started` that has data of two chunks
@@ -89,7 +90,7 @@ def in_sequence(source: bytes, stream_id: int = 0, offset: int = 0, count: int =
     payloads = []
     for _ in range(count):
         payloads.append(alone(stream_id, offset, source))
-        offset += len(payloads[-1]) - (len(stream(stream_id, offset, bytes(64))) - 64)
+        offset = sent(payloads[-1:], stream_id, offset)
     return payloads
 
 
@@ -141,7 +142,7 @@ def test_a_frame_without_a_length_is_placed_too() -> None:
 def test_a_large_packet_is_placed_too() -> None:
     both = Both()
     source = random.Random(7).randbytes(1 << 19)
-    room = 9000 - 13 - 16
+    room = 9000 - HEADER - TAG
     at = 0
     for _ in range(8):
         payloads = []

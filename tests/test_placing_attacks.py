@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("rawquic._fastpath")
 
-from data_peer import PING, DataPeer, frame, stream
+from data_peer import PING, TAG, DataPeer, frame, stream
 
-HEADER, TAG = 13, 16  # of DataPeer's packets
+HEADER = 13  # of DataPeer's packets
 SIZE = 1200
 ROOM = SIZE - HEADER - TAG
 

@@ -22,7 +22,7 @@ from rawquic.fastpath.c_crypto cimport (
 cdef enum:
     HP_SAMPLE_LENGTH = 16
     HP_MASK_LENGTH = 5
-    HEAD_MOST = 32
+    HEAD_MOST = 32    # of OpenJob.head
     # No UDP payload is longer; what is checked against it fits OpenSSL's int.
     AEAD_PACKET_MAX = 65535
     # Packets that a Python-level train hands to C at a time.

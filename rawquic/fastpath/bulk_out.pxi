@@ -35,19 +35,16 @@ cdef void build_bulk(DataPlane self, Outbox *out, uint64_t *pace, double now) no
         and self.sent.next != self.skip_at and not sent_is_full(&self.sent)
         and window_room(self) >= most and pace[0] >= most
     ):
-        draft.start = out.plain + out.used
-        draft.at = put_short_header(self, draft.start, self.sent.next)
-        draft.header_length = <size_t>(draft.at - draft.start)
+        start_packet(self, &draft, out, now)
         draft.at[0] = 0x0E
         draft.at = put_varint(draft.at + 1, stream.id)
         draft.at = put_varint(draft.at, send.next) + 2
         draft.body_length = most - AEAD_TAG_LENGTH - <size_t>(draft.at - draft.start)
         if draft.body_length > left or draft.body_length > LENGTH_MOST:
+            self.sent.next -= 1  # the number is not used
             return
         put_length(draft.at - 2, draft.body_length)
         draft.body = piece.start + (send.next - piece.offset)
-        draft.packet = sent_begin(&self.sent, now)
-        draft.packet.marked = out.ecn == ECT_0
         frame = &draft.packet.frame
         frame.kind = STREAM_RECORD
         frame.stream_id, frame.offset = stream.id, send.next

@@ -218,6 +218,18 @@ cdef void note_size(DataPlane self, Stream *stream, uint64_t end, bint final) no
         receive.final_size = end
 
 
+cdef bint take_stream_head(Cursor *cursor, uint64_t frame_type, StreamFrame *frame) noexcept nogil:
+    """What is between a STREAM frame's type and its data; without a length, all that is left."""
+    frame.frame_type, frame.final = frame_type, frame_type & 1 != 0
+    frame.offset = 0
+    if not take_varint(cursor, &frame.stream_id):
+        return False
+    if frame_type & 4 and not take_varint(cursor, &frame.offset):
+        return False
+    frame.size = cursor.left
+    return not frame_type & 2 or take_varint(cursor, &frame.size)
+
+
 cdef FrameResult on_stream(
     DataPlane self, uint64_t frame_type, Cursor *cursor, double now
 ) except *:
@@ -225,17 +237,9 @@ cdef FrameResult on_stream(
     cdef FrameResult result
     cdef Stream *stream
     cdef const uint8_t *start = cursor.at - 1  # its type has one byte nearly always
-    frame.frame_type, frame.final = frame_type, frame_type & 1 != 0
-    frame.offset = 0
-    if not take_varint(cursor, &frame.stream_id):
-        return malformed(self, frame_type)
-    if frame_type & 4 and not take_varint(cursor, &frame.offset):
-        return malformed(self, frame_type)
-    frame.size = cursor.left
-    if frame_type & 2 and not take_varint(cursor, &frame.size):
-        return malformed(self, frame_type)
     if (
-        not take_bytes(cursor, frame.size, &frame.data)
+        not take_stream_head(cursor, frame_type, &frame)
+        or not take_bytes(cursor, frame.size, &frame.data)
         or frame.offset > VARINT_MAX - frame.size
     ):
         return malformed(self, frame_type)

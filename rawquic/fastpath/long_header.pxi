@@ -52,8 +52,7 @@ def packet_header(
     cursor.left = <size_t>(PyBytes_GET_SIZE(data) - start)
     if cursor.left < 7 or first[0] & 0xC0 != 0xC0:
         return None
-    version = (
-        <uint32_t>first[1] << 24 | <uint32_t>first[2] << 16 | <uint32_t>first[3] << 8 | first[4])
+    version = <uint32_t>load_32(first + 1)
     kind = first[0] >> 4 & 3
     if version == QUIC_2:
         kind = (kind + 3) & 3  # RFC 9369 §3.2

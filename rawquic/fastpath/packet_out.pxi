@@ -1,7 +1,7 @@
 # Packets out: a batch is built end to end in one buffer, sealed with one call, then sent as trains.
 #
 # What fits goes into a packet in this order: ACK, control frames, credit, resets, pings, datagrams,
-# streams. The packet number is taken here and nowhere else.
+# streams. Packet numbers are taken here and nowhere else: by start_packet, and by skip_number.
 
 cdef enum:
     OUT_PACKETS = 64
@@ -154,29 +154,34 @@ cdef bint build_packet(DataPlane self, Outbox *out, uint64_t *pace, double now) 
 cdef void begin_draft(
     DataPlane self, Draft *draft, Outbox *out, size_t most, double now
 ) noexcept:
-    """Take a packet number and write the short header (RFC 9000 §17.3.1)."""
+    """Start a packet of at most `most` bytes, whatever is to be in it."""
     memset(draft, 0, sizeof(Draft))
     if self.sent.next == self.skip_at:
         skip_number(self, now)
-    draft.start = out.plain + out.used
-    draft.at = put_short_header(self, draft.start, self.sent.next)
-    draft.packet = sent_begin(&self.sent, now)
-    draft.packet.marked = out.ecn == ECT_0
-    draft.header_length = <size_t>(draft.at - draft.start)
+    start_packet(self, draft, out, now)
     draft.end = draft.start + most - AEAD_TAG_LENGTH
 
 
-cdef inline uint8_t *put_short_header(DataPlane self, uint8_t *at, uint64_t number) noexcept:
+cdef inline void start_packet(DataPlane self, Draft *draft, Outbox *out, double now) noexcept:
+    """Take a packet number and write the short header (RFC 9000 §17.3.1)."""
+    cdef uint64_t number = self.sent.next
     # RFC 9000 §17.1: more than twice as many numbers as are unacknowledged.
     cdef bint is_long = number - (self.largest_acked if self.any_acked else 0) >= 1 << 15
+    cdef uint8_t *at = out.plain + out.used
+    draft.start = at
     at[0] = <uint8_t>(0x40 | self.seal_phase << 2 | (3 if is_long else 1))
     memcpy(at + 1, self.peer_cid, CID_MOST)  # all of them: what follows is not written yet
     at += 1 + self.peer_cid_length
     if is_long:
         store_32(at, number)
-        return at + 4
-    store_16(at, number)
-    return at + 2
+        at += 4
+    else:
+        store_16(at, number)
+        at += 2
+    draft.at = at
+    draft.header_length = <size_t>(at - draft.start)
+    draft.packet = sent_begin(&self.sent, now)
+    draft.packet.marked = out.ecn == ECT_0
 
 
 cdef void skip_number(DataPlane self, double now) noexcept:

@@ -91,7 +91,8 @@ cdef bint placed_right(DataPlane self, OpenJob *job, StreamFrame *frame) noexcep
     have more than there is room for, which would be written over the data that comes next.
     """
     cdef Cursor cursor
-    cdef uint64_t told = 0
+    cdef uint64_t frame_type
+    cdef size_t size = job.length - job.header_length - AEAD_TAG_LENGTH - job.head_length
     cdef Stream *stream
     # Another connection ID: Python is told, and what it runs may free chunks.
     if memcmp(job.packet + 1, self.host_cid, HOST_CID_LENGTH) != 0:
@@ -100,22 +101,14 @@ cdef bint placed_right(DataPlane self, OpenJob *job, StreamFrame *frame) noexcep
     if job.into != NULL:
         cursor.at = job.head
     cursor.left = job.head_length
-    if not take_varint(&cursor, &frame.frame_type) or frame.frame_type & ~<uint64_t>6 != 8:
+    if not take_varint(&cursor, &frame_type) or frame_type & ~<uint64_t>6 != 8:
         return False  # no STREAM frame, or one that ends its stream
-    if not take_varint(&cursor, &frame.stream_id):
+    if not take_stream_head(&cursor, frame_type, frame) or cursor.left:
         return False
-    frame.offset = 0
-    if frame.frame_type & 4 and not take_varint(&cursor, &frame.offset):
+    if frame_type & 2 and frame.size != size:
         return False
-    if frame.frame_type & 2 and not take_varint(&cursor, &told):
-        return False
-    if cursor.left:
-        return False
-    frame.size = job.length - job.header_length - AEAD_TAG_LENGTH - job.head_length
-    if frame.frame_type & 2 and told != frame.size:
-        return False
+    frame.size = size
     frame.data = cursor.at if job.into == NULL else job.into + job.head_length
-    frame.final = False
     stream = stream_find(&self.streams, frame.stream_id)
     return (
         stream != NULL and frame.stream_id == self.placing.stream_id

@@ -81,18 +81,18 @@ class Answering:
         self._count = count
         self._tasks = tasks
         self._loop = asyncio.get_running_loop()
-        self._waiting = 0
+        self._waiting = False
         self._over = False
 
     async def run(self) -> None:
         """Answer streams, until another task waits for the next one, or the session is over."""
         try:
             while not self._waiting:
-                self._waiting += 1
+                self._waiting = True
                 try:
                     send, recv = await self._session.accept_bi()
                 finally:
-                    self._waiting -= 1
+                    self._waiting = False
                 self._loop.call_soon(self._have_one_wait)
                 await _answer(self._session, self._count, send, recv)
         except BaseException:
