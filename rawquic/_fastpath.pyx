@@ -49,6 +49,7 @@ packet_builder  such packets out of aioquic's frames, likewise
 transport_parameters  the peer's, likewise
 tls_blocks   length-prefixed blocks of TLS messages, likewise
 qlog         events for a log, where one is kept
+turn         whom a batch wakes, what leaves behind it
 reactor      Reactor: the loop of an endpoint
 """
 
@@ -56,7 +57,13 @@ cimport cython
 
 from socket import SO_RCVBUF as _SO_RCVBUF, SOL_SOCKET as _SOL_SOCKET
 
+from cpython.contextvars cimport PyContext_Enter, PyContext_Exit
+from cpython.pythread cimport PyThread_get_thread_ident
+
+from asyncio import CancelledError as _CancelledError
+
 from rawquic.connection.interface import Event
+from rawquic.endpoint.turn_python import FORKED as _FORKED, OTHER_THREAD as _OTHER_THREAD
 from rawquic.errors import StreamFinished, StreamReset, StreamStopped
 
 include "fastpath/c_socket.pxd"
@@ -105,4 +112,5 @@ include "fastpath/transport_parameters.pxi"
 include "fastpath/tls_blocks.pxi"
 include "fastpath/qlog.pxi"
 include "fastpath/c_time.pxd"
+include "fastpath/turn.pxi"
 include "fastpath/reactor.pxi"

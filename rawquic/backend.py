@@ -16,7 +16,7 @@ import sys
 from importlib import metadata
 from typing import TYPE_CHECKING, Literal
 
-from rawquic.endpoint import udp_python
+from rawquic.endpoint import turn_python, udp_python
 
 CHOICES = ("auto", "compiled", "python")
 EXTENSION = "rawquic._fastpath"
@@ -70,10 +70,16 @@ if TYPE_CHECKING:
     from rawquic import _fastpath
 if TYPE_CHECKING or BACKEND == "python":
     UdpSocket = udp_python.UdpSocket
+    Turn = turn_python.Turn
+    Waiter = turn_python.Waiter
+    Waiters = turn_python.Waiters
 else:
     from rawquic import _fastpath
 
     UdpSocket = _fastpath.UdpSocket
+    Turn = _fastpath.Turn
+    Waiter = _fastpath.Waiter
+    Waiters = _fastpath.Waiters
 
 
 def _version(package: str) -> str:

@@ -172,7 +172,7 @@ class Endpoint:
     ) -> RawQuicSession:
         """Open a session from this socket; arguments and errors as those of `connect`."""
         udp = self._endpoint()
-        udp.check_usable()
+        udp.turn.check()
         if udp.closing:
             raise RuntimeError("the endpoint is closed; make a new one")
         target = _target(

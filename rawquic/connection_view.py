@@ -81,7 +81,7 @@ class Connection:
         Raises SessionError.
         """
         session = self._session
-        session._link.endpoint.check_usable()
+        session._link.endpoint.turn.check()
         session._raise_if_closed()
         session._ping_number += 1
         number = session._ping_number
@@ -149,7 +149,7 @@ class Connection:
         self._link.flush_soon()
 
     def _usable(self) -> None:
-        self._link.endpoint.check_usable()
+        self._link.endpoint.turn.check()
         self._session._raise_if_closed()
 
 

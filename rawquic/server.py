@@ -147,7 +147,7 @@ class Server:
 
         It hastens a `shutdown` that is under way. `wait_closed` waits until all of it has ended.
         """
-        self._endpoint.check_usable()
+        self._endpoint.turn.check()
         self._acceptor.accepting = False
         self._cut_off()
         self._start_drain(0.0)
@@ -162,7 +162,7 @@ class Server:
 
         Returns how many sessions were cut off, also by `close` meanwhile.
         """
-        self._endpoint.check_usable()
+        self._endpoint.turn.check()
         check_seconds("drain_timeout", drain_timeout, zero=True)
         self._acceptor.accepting = False
         return await asyncio.shield(self._start_drain(drain_timeout))

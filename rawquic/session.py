@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Self, TypeVar
 
+from .backend import Waiter, Waiters
 from .connection.interface import Address, Event, EventTuple, address_text
 from .connection_view import Connection
 from .endpoint.link import Link
 from .errors import ClosedByPeer, ClosedLocally, SessionError
 from .streams import RecvStream, SendStream, as_bytes, check_code
-from .waiters import Waiters
 
 logger = logging.getLogger("rawquic")
 
@@ -50,20 +50,21 @@ class RawQuicSession:
         self._link = link
         self._connection = link.connection
         self._config = link.endpoint.config
+        self._turn = turn = link.endpoint.turn
         self._loop = asyncio.get_running_loop()
         self._server_name = server_name
         self._release = release  # of an endpoint that is this session's alone
         self._release_task: asyncio.Future[None] | None = None
         self._sending: dict[int, SendStream] = {}
-        self._receiving: dict[int, RecvStream] = {}
+        self._readers: dict[int, Waiter] = {}  # tasks that wait for data, by stream
         self._arrived: tuple[deque[int], deque[int]] = (deque(), deque())
         self._ended_before: set[int] = set()  # not accepted yet, and our half has ended already
-        self._accept_waiters = (Waiters(link.endpoint), Waiters(link.endpoint))
-        self._open_waiters = (Waiters(link.endpoint), Waiters(link.endpoint))
-        self._datagram_waiters = Waiters(link.endpoint)
-        self._datagram_room_waiters = Waiters(link.endpoint)
-        self._acked_waiters = Waiters(link.endpoint)
-        self._closed_waiters = Waiters(link.endpoint)
+        self._accept_waiters = (Waiters(turn), Waiters(turn))
+        self._open_waiters = (Waiters(turn), Waiters(turn))
+        self._datagram_waiters = Waiters(turn)
+        self._datagram_room_waiters = Waiters(turn)
+        self._acked_waiters = Waiters(turn)
+        self._closed_waiters = Waiters(turn)
         self._pings: dict[int, asyncio.Future[None]] = {}
         self._ping_number = 0
         self._bytes_given_up = 0
@@ -97,7 +98,7 @@ class RawQuicSession:
         The peer hears of it with the first data, or the end. Raises SessionError.
         """
         stream_id = await self._open(BIDI)
-        return self._new_sending(stream_id), self._new_receiving(stream_id)
+        return self._new_sending(stream_id), RecvStream(self, stream_id)
 
     async def open_uni(self) -> SendStream:
         """Open a stream that only this end sends on; otherwise as `open_bi`."""
@@ -110,11 +111,11 @@ class RawQuicSession:
         SessionError.
         """
         stream_id = await self._accept(BIDI)
-        return self._new_sending(stream_id), self._new_receiving(stream_id)
+        return self._new_sending(stream_id), RecvStream(self, stream_id)
 
     async def accept_uni(self) -> RecvStream:
         """The next unidirectional stream of the peer's; otherwise as `accept_bi`."""
-        return self._new_receiving(await self._accept(UNI))
+        return RecvStream(self, await self._accept(UNI))
 
     def bi_streams(self) -> AsyncIterator[tuple[SendStream, RecvStream]]:
         """The peer's bidirectional streams; ends when the session closes without error.
@@ -128,7 +129,7 @@ class RawQuicSession:
         return _until_closed(self.accept_uni)
 
     async def _open(self, kind: int) -> int:
-        self._link.endpoint.check_usable()
+        self._turn.check()
         while True:
             self._raise_if_closed()
             stream_id = self._connection.open_stream(kind == UNI)
@@ -138,11 +139,11 @@ class RawQuicSession:
             await self._open_waiters[kind].wait()
 
     async def _accept(self, kind: int) -> int:
-        self._link.endpoint.check_usable()
+        self._turn.check()
         arrived = self._arrived[kind]
         while not arrived:
             self._raise_if_closed()
-            if not self._link.endpoint.look_for_packets():
+            if not self._turn.look_for_packets():
                 await self._accept_waiters[kind].wait()
         return arrived.popleft()
 
@@ -159,13 +160,6 @@ class RawQuicSession:
         """True for a bidirectional stream of the peer's that waits; they come in order."""
         arrived = self._arrived[BIDI]
         return bool(arrived) and stream_id >= arrived[0] and stream_id % 4 == arrived[0] % 4
-
-    def _new_receiving(self, stream_id: int) -> RecvStream:
-        stream = self._receiving[stream_id] = RecvStream(self, stream_id)
-        return stream
-
-    def _forget_receiving(self, stream_id: int) -> None:
-        self._receiving.pop(stream_id, None)
 
     # -- datagrams -----------------------------------------------------------------------------
 
@@ -184,14 +178,14 @@ class RawQuicSession:
             DatagramTooLarge: above `max_datagram_size`. DatagramUnsupported: the peer takes none.
             SessionError: the session is over.
         """
-        self._link.endpoint.check_usable()
+        self._turn.check()
         self._raise_if_closed()
         self._connection.send_datagram(as_bytes(data))
         self._link.flush_soon()
 
     def send_datagrams(self, datagrams: Iterable[bytes]) -> None:
         """Queue several, as `send_datagram` does one; those before a bad one are queued."""
-        self._link.endpoint.check_usable()
+        self._turn.check()
         if isinstance(datagrams, str | bytes | bytearray | memoryview):
             raise TypeError("send_datagrams takes a list of datagrams; send_datagram takes one")
         self._raise_if_closed()
@@ -206,7 +200,7 @@ class RawQuicSession:
 
         Errors as those of `send_datagram`.
         """
-        self._link.endpoint.check_usable()
+        self._turn.check()
         datagram = as_bytes(data)
         while not self._connection.datagram_room(len(datagram)):
             self._raise_if_closed()
@@ -225,13 +219,13 @@ class RawQuicSession:
         """
         if max < 1:
             raise ValueError(f"read_datagrams(max={max}): max must be at least 1")
-        self._link.endpoint.check_usable()
+        self._turn.check()
         while True:
             datagrams = self._connection.read_datagrams(max)
             if datagrams:
                 return datagrams
             self._raise_if_closed()
-            if not self._link.endpoint.look_for_packets():
+            if not self._turn.look_for_packets():
                 await self._datagram_waiters.wait()
 
     def datagrams(self) -> AsyncIterator[bytes]:
@@ -263,7 +257,7 @@ class RawQuicSession:
 
         Of several closes the first one counts.
         """
-        self._link.endpoint.check_usable()
+        self._turn.check()
         check_code(code)
         raw = reason.encode() if isinstance(reason, str) else as_bytes(reason)
         if not self.closed:
@@ -286,7 +280,7 @@ class RawQuicSession:
             timeout: wait for acknowledgements at most so many seconds, 0 or more, where that is
                 less than `Config.close_timeout`.
         """
-        self._link.endpoint.check_usable()
+        self._turn.check()
         check_code(code)
         raw = reason.encode() if isinstance(reason, str) else as_bytes(reason)
         limit = self._config.close_timeout
@@ -305,7 +299,7 @@ class RawQuicSession:
 
     async def wait_closed(self) -> None:
         """Wait until the session is over; `close_reason` then says why."""
-        self._link.endpoint.check_usable()
+        self._turn.check()
         while not self.closed:
             await self._closed_waiters.wait()
         await self._released()
@@ -385,13 +379,9 @@ class RawQuicSession:
     def _on_events(self, events: list[EventTuple]) -> None:
         for kind, value in events:
             if kind is READABLE:
-                receiving = self._receiving.get(value)
-                if receiving is not None:
-                    receiving._wake()
-            elif kind is WRITABLE:
-                sending = self._sending.get(value)
-                if sending is not None:
-                    sending._wake()
+                reader = self._readers.pop(value, None)
+                if reader is not None:
+                    reader.wake()
             elif kind is STREAM_OPENED:
                 uni = (value >> 1) & 1
                 self._arrived[uni].append(value)
@@ -403,6 +393,10 @@ class RawQuicSession:
                 elif self._is_to_be_accepted(value):
                     self._ended_before.add(value)
                 self._acked_waiters.wake()
+            elif kind is WRITABLE:
+                sending = self._sending.get(value)
+                if sending is not None:
+                    sending._wake()
             elif kind is STOPPED:
                 sending = self._sending.get(value)
                 if sending is not None:
@@ -428,11 +422,11 @@ class RawQuicSession:
         logger.info("%s closed: %s", self._name(), self.close_reason)
         for sending in self._sending.values():
             sending._wake()
-        for receiving in self._receiving.values():
-            receiving._wake()
+        for reader in self._readers.values():
+            reader.wake()
         # They refer to the session: it would wait for the garbage collector.
         self._sending.clear()
-        self._receiving.clear()
+        self._readers.clear()
         for waiters in (
             *self._accept_waiters,
             *self._open_waiters,

@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from .backend import Waiter, Waiters
 from .config import MAX_VARINT
 from .errors import StreamError, StreamFinished, StreamReset, StreamStopped, StreamTooLong
-from .waiters import Waiter, Waiters
 
 if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]
@@ -63,7 +63,7 @@ class SendStream:
         self._session = session
         self._connection = session._connection
         self._link = session._link
-        self._endpoint = session._link.endpoint
+        self._turn = session._turn
         self._id = stream_id
         self._stop_code = self._connection.stop_code(stream_id)
 
@@ -84,7 +84,7 @@ class SendStream:
 
     @priority.setter
     def priority(self, value: int) -> None:
-        self._endpoint.check_usable()
+        self._turn.check()
         self._priority = int(value)
         self._connection.set_priority(self._id, self._priority)
 
@@ -99,7 +99,7 @@ class SendStream:
             StreamStopped: the peer reads no more. StreamFinished: after `finish` or `reset`.
             SessionError: the session is over.
         """
-        self._endpoint.check_usable()
+        self._turn.check()
         chunk = data if type(data) is bytes else _copied(data)  # as_bytes, without the call
         offset = self._put(chunk, 0)
         while offset < len(chunk):
@@ -112,13 +112,18 @@ class SendStream:
         Raises:
             StreamStopped, StreamFinished (after `reset`), SessionError.
         """
-        self._endpoint.check_usable()
+        self._turn.check()
         if self._finished:
             return
-        self._check_open()
-        self._connection.finish(self._id)
+        if self._connection.close_reason is not None:
+            self._check_open()
+        try:
+            self._connection.finish(self._id)
+        except StreamError:
+            self._check_open()  # as in `_put`
+            raise
         self._finished = True
-        self._endpoint.flush_soon(self._link)
+        self._turn.flush_complete(self._link)
 
     async def wait_acked(self) -> None:
         """Wait until the peer has acknowledged all data and the end.
@@ -127,7 +132,7 @@ class SendStream:
             StreamStopped: the peer stopped the stream. StreamFinished: it was reset here.
             SessionError: the session ended first.
         """
-        self._endpoint.check_usable()
+        self._turn.check()
         while True:
             if self._stop_code is not None:
                 raise StreamStopped(self._stop_code)
@@ -143,12 +148,12 @@ class SendStream:
 
         `code`: 0 .. 2^62-1. Nothing happens when this half has ended already.
         """
-        self._endpoint.check_usable()
+        self._turn.check()
         check_code(code)
         if self._reset_code is None and not self._acked and self._stop_code is None:
             self._reset_code = code
             self._connection.reset(self._id, code)
-            self._endpoint.flush_soon(self._link)
+            self._turn.flush_soon(self._link)
             self._wake()
 
     async def stopped(self) -> int | None:
@@ -156,7 +161,7 @@ class SendStream:
 
         Raises SessionError when the session ended first.
         """
-        self._endpoint.check_usable()
+        self._turn.check()
         while True:
             if self._stop_code is not None:
                 return self._stop_code
@@ -197,7 +202,7 @@ class SendStream:
             raise
         if taken:
             self._bytes_written += taken
-            self._endpoint.flush_soon(self._link)
+            self._turn.flush_soon(self._link)
         return taken
 
     def _check_open(self) -> None:
@@ -211,7 +216,7 @@ class SendStream:
 
     async def _wait(self) -> None:
         if self._waiters is None:
-            self._waiters = Waiters(self._endpoint)
+            self._waiters = Waiters(self._turn)
         await self._waiters.wait()
 
     def _wake(self) -> None:
@@ -224,7 +229,8 @@ class SendStream:
 
     def _on_ended(self) -> None:
         self._acked = self._finished and self._reset_code is None and self._stop_code is None
-        self._wake()
+        if self._waiters is not None:
+            self._waiters.wake()
 
 
 class RecvStream:
@@ -233,7 +239,6 @@ class RecvStream:
     # As in SendStream.
     _returned: list[bytes] | None = None  # what a cancelled longer read had taken already
     _reading = False
-    _waiter: Waiter | None = None
     _at_end = False
     _error: StreamReset | StreamFinished | None = None
 
@@ -241,7 +246,7 @@ class RecvStream:
         self._session = session
         self._connection = session._connection
         self._link = session._link
-        self._endpoint = session._link.endpoint
+        self._turn = session._turn
         self._id = stream_id
 
     @property
@@ -265,13 +270,19 @@ class RecvStream:
             if n == -1:
                 return await self._read_all(None)
             raise ValueError(f"read({n}): n must be at least 1, or -1 for all")
-        self._begin()
-        try:
-            while (data := self._take(n)) is None:
-                await self._wait()
-            return data
-        finally:
-            self._reading = False
+        self._turn.check()
+        if self._reading:
+            raise self._read_by_two()
+        data = self._take(n)
+        if data is None:
+            self._reading = True
+            try:
+                while data is None:
+                    await self._wait()
+                    data = self._take(n)
+            finally:
+                self._reading = False
+        return data
 
     async def readexactly(self, n: int) -> bytes:
         """Exactly `n` bytes, 0 or more; asyncio.IncompleteReadError when the stream ends before.
@@ -335,23 +346,26 @@ class RecvStream:
 
         `code`: 0 .. 2^62-1. Nothing happens when this half has ended already.
         """
-        self._endpoint.check_usable()
+        self._turn.check()
         check_code(code)
         if self._at_end or self._error is not None:
             return
         self._end(StreamFinished(f"reading of stream {self._id} was stopped here"))
         self._connection.stop(self._id, code)
-        self._endpoint.flush_soon(self._link)
+        self._turn.flush_soon(self._link)
         self._wake()
 
     def __repr__(self) -> str:
         return f"<RecvStream {self._id}>"
 
     def _begin(self) -> None:
-        self._endpoint.check_usable()
+        self._turn.check()
         if self._reading:
-            raise RuntimeError(f"another task is already reading stream {self._id}")
+            raise self._read_by_two()
         self._reading = True
+
+    def _read_by_two(self) -> RuntimeError:
+        return RuntimeError(f"another task is already reading stream {self._id}")
 
     async def _read_some(self, n: int) -> bytes:
         while (data := self._take(n)) is None:
@@ -371,21 +385,21 @@ class RecvStream:
             self._end(copy.copy(error))  # the one that is raised holds this frame
             raise
         if data is None:
-            self._session._raise_if_closed()
+            if self._connection.close_reason is not None:
+                self._session._raise_if_closed()
             return None
         if not data:
             if self._error is not None:
                 raise copy.copy(self._error)
             self._at_end = True
-            self._session._forget_receiving(self._id)
         if self._connection.wants_flush():
-            self._endpoint.flush_soon(self._link)
+            self._turn.flush_soon(self._link)
         return data
 
     async def _wait(self) -> None:
-        if not self._endpoint.look_for_packets():
-            self._waiter = Waiter(loop=self._endpoint.loop)
-            await self._waiter
+        if not self._turn.look_for_packets():
+            waiter = self._session._readers[self._id] = Waiter(self._turn)
+            await waiter
 
     async def _read_all(self, limit: int | None) -> bytes:
         self._begin()
@@ -414,10 +428,9 @@ class RecvStream:
     def _end(self, error: StreamReset | StreamFinished) -> None:
         self._error = error
         self._returned = None
-        self._session._forget_receiving(self._id)
         self._link.flush_if_wanted()
 
     def _wake(self) -> None:
-        waiter, self._waiter = self._waiter, None
+        waiter = self._session._readers.pop(self._id, None)
         if waiter is not None:
-            waiter.wake(self._endpoint)
+            waiter.wake()

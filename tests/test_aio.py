@@ -224,7 +224,7 @@ async def test_no_task_is_left(certificate: Certificate) -> None:
         await until(lambda: asyncio.all_tasks() == before)
         # And the stream has ended on both sides: its credit comes back.
         assert not both.client._sending
-        await until(lambda: not both.client._receiving and not both.peer._receiving)
+        await until(lambda: not both.client._readers and not both.peer._readers)
 
 
 async def test_a_protocol_written_for_asyncio(certificate: Certificate) -> None:

@@ -52,7 +52,7 @@ class Ends:
     def blocked(self) -> bool:
         endpoint = self.peers[0]._link.endpoint
         reactor = endpoint._io.reactor
-        return bool(endpoint._blocked or (reactor is not None and reactor.blocked))
+        return bool(endpoint.turn.held or (reactor is not None and reactor.blocked))
 
     async def block(self) -> "asyncio.Future[Any]":
         """Cut the cable, and send to the first client until the socket takes no more.

@@ -22,6 +22,7 @@ class Endpoint:
 
     def __init__(self) -> None:
         self.flushed: list[Link] = []
+        self.turn = self
 
     def flush_soon(self, link: Link) -> None:
         self.flushed.append(link)

@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+from .turn_python import AT_ONCE
+
 SLACK = 0.0001  # seconds; the loop may call a timer that much early
 FEW = 64  # forgotten entries that are not worth to be swept
-# Connections of one turn of the loop: what has arrived for others may make their deadlines void,
-# and it must be read before the buffer is full.
-AT_ONCE = 32
 
 
 Owner = TypeVar("Owner", bound=Hashable)

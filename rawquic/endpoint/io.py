@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..backend import BACKEND, UdpSocket
+from ..backend import BACKEND, Turn, UdpSocket
 from ..config import Config
 from ..connection.interface import Address, address_text
 from .busy_poll import BusyPoll
@@ -111,10 +111,9 @@ class ReaderIO:
 
     reactor: Any = None
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, config: Config
-    ) -> None:
-        self._loop = loop
+    def __init__(self, turn: Turn, sock: socket.socket, config: Config) -> None:
+        self._turn = turn
+        self._loop = loop = turn.loop
         self._socket = sock
         self._udp = UdpSocket(sock, gso=config.enable_gso, gro=config.enable_gro)
         self.has_notes = self._udp.has_notes
@@ -122,6 +121,7 @@ class ReaderIO:
         self._writer: Callable[[], None] | None = None
         self._had_errors = False
         self.busy_poll = BusyPoll(loop, self._read, config.busy_poll) if config.busy_poll else None
+        turn.busy_poll = self.busy_poll
         self._closed = False
 
     async def start(self, on_batch: OnBatch) -> None:
@@ -129,11 +129,14 @@ class ReaderIO:
         self._loop.add_reader(self._socket.fileno(), self._readable)
 
     def _readable(self) -> None:
-        self._had_errors = False
-        found = self._read()
+        self._have_read(self._read())
+
+    def _have_read(self, found: bool) -> None:
+        """Behind a read that the loop asked for; `found`: something waited."""
+        had_errors, self._had_errors = self._had_errors, False
         if self._closed:
             return
-        if self._had_errors or not found:
+        if had_errors or not found:
             # libuv stops watching a socket on POLLERR, which one ICMP message causes.
             self._loop.remove_reader(self._socket.fileno())
             self._loop.add_reader(self._socket.fileno(), self._readable)
@@ -190,8 +193,13 @@ class ReactorIO(ReaderIO):
 
     async def start(self, on_batch: OnBatch) -> None:
         self._on_batch = on_batch
-        self.reactor = Reactor(self._udp, on_batch, self._on_blocked)
+        self.reactor = Reactor(self._udp, on_batch, self._on_blocked, self._turn)
         self._loop.add_reader(self._socket.fileno(), self._readable)
+
+    def _readable(self) -> None:
+        found = self.reactor.on_readable()
+        if not found or self._had_errors or self.busy_poll is not None:
+            self._have_read(found)
 
     def _read(self) -> bool:
         found: bool = self.reactor.on_readable()
@@ -217,10 +225,8 @@ class TransportIO(asyncio.DatagramProtocol):
     reactor: Any = None
     busy_poll: BusyPoll | None = None
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, config: Config
-    ) -> None:
-        self._loop = loop
+    def __init__(self, turn: Turn, sock: socket.socket, config: Config) -> None:
+        self._loop = turn.loop
         self._socket = sock
         self._family = sock.family
         self._transport: asyncio.DatagramTransport | None = None
@@ -310,11 +316,11 @@ def normalize(address: tuple[Any, ...]) -> Address:
     return host, port
 
 
-def open_io(loop: asyncio.AbstractEventLoop, sock: socket.socket, config: Config) -> SocketIO:
+def open_io(turn: Turn, sock: socket.socket, config: Config) -> SocketIO:
     """The kind that this loop and the chosen backend have."""
-    if not has_reader_calls(loop):
-        return TransportIO(loop, sock, config)
-    return (ReactorIO if BACKEND == "compiled" else ReaderIO)(loop, sock, config)
+    if not has_reader_calls(turn.loop):
+        return TransportIO(turn, sock, config)
+    return (ReactorIO if BACKEND == "compiled" else ReaderIO)(turn, sock, config)
 
 
 def has_reader_calls(loop: asyncio.AbstractEventLoop) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..connection.interface import Address, Connection, EventTuple
 
@@ -23,6 +23,7 @@ class Link:
         local: the local address that the peer sent to, for the answers' source; None: any.
         ids: our connection IDs that are routed here.
         armed: the earliest deadline that stands in the endpoint's timer queue for it.
+        plane: the data plane that the compiled loop sends for; None: there is none.
     """
 
     __slots__ = (
@@ -35,6 +36,7 @@ class Link:
         "is_client",
         "local",
         "on_events",
+        "plane",
     )
 
     def __init__(self, endpoint: UdpEndpoint, connection: Connection, is_client: bool) -> None:
@@ -47,11 +49,12 @@ class Link:
         self.ids: set[bytes] = set()
         self.initial_key: tuple[bytes, Address] | None = None
         self.armed: float | None = None
+        self.plane: Any = None
 
     def flush_soon(self) -> None:
         """What the connection has queued leaves at the end of this turn of the loop."""
-        self.endpoint.flush_soon(self)
+        self.endpoint.turn.flush_soon(self)
 
     def flush_if_wanted(self) -> None:
         if self.connection.wants_flush():
-            self.endpoint.flush_soon(self)
+            self.endpoint.turn.flush_soon(self)

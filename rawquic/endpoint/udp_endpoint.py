@@ -6,27 +6,26 @@ sessions only through `Link.on_events`.
 
 import asyncio
 import errno
-import itertools
 import logging
 import math
 import os
 import socket
 import time
 import weakref
-from collections.abc import Iterable, Sequence
-from threading import get_ident
+from collections.abc import Sequence
 from typing import Any, Protocol
 
+from ..backend import Turn
 from ..config import Config
 from ..connection.interface import Address, Connection, address_text
 from ..errors import ConnectionRefused, HandshakeFailed, SessionError
-from ..waiters import Waiter, run_all
-from .deadlines import AT_ONCE, Deadlines
+from .deadlines import Deadlines
 from .io import BATCH, Incoming, Outgoing, normalize, open_io
 from .linger import Lingering
 from .link import Link, ignore
 from .resets import StatelessResets
 from .routing import LONG_HEADER, LongHeader, Routes
+from .turn_python import AT_ONCE
 
 logger = logging.getLogger("rawquic")
 
@@ -55,37 +54,18 @@ class UdpEndpoint:
         self.send_buffer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         self.packets_unroutable = 0
         self.resets = StatelessResets()
-        self.loop = asyncio.get_running_loop()
-        self._thread = get_ident()
-        self._io = open_io(self.loop, sock, config)
+        self.turn = Turn(asyncio.get_running_loop(), self._flush)
+        self._io = open_io(self.turn, sock, config)
         self._links: set[Link] = set()
-        self._dirty: dict[Link, None] = {}
-        self._flush_scheduled = False
-        self._flush_is_next = False  # behind the tasks that a batch woke, which run now
-        self.woken: list[Waiter] | None = None  # whom a batch woke: they run at its end
-        self._looking = False  # a task looks for packets: it cannot run another one
-        # Callbacks that wait for the next turn, where the loop shows them (uvloop does not).
-        self._ready = getattr(self.loop, "_ready", True)
-        self._blocked = False  # the socket takes no more; flushes wait until it does
         self._outgoing: list[Outgoing] = []
-        self._deadlines: Deadlines[Link | Lingering] = Deadlines(self.loop, self._on_due)
+        self._deadlines: Deadlines[Link | Lingering] = Deadlines(self.turn.loop, self._on_due)
         self._lingering: set[Lingering] = set()
         self.closing = False  # no new connections
         self.closed = False
-        self.dead = False  # inherited by fork(): it would repeat packet numbers under our keys
         _endpoints.add(self)
 
     async def start(self) -> None:
         await self._io.start(self._on_batch)
-
-    def check_usable(self) -> None:
-        """RuntimeError from another thread than the loop's, and in a forked child."""
-        if self.dead:
-            raise RuntimeError("this endpoint was inherited through fork(); make a new one")
-        if get_ident() != self._thread:
-            raise RuntimeError(
-                "rawquic objects belong to their event loop's thread; use loop.call_soon_threadsafe"
-            )
 
     # -- connections ---------------------------------------------------------------------------
 
@@ -114,38 +94,26 @@ class UdpEndpoint:
 
     def _on_batch(self, batch: list[Incoming], planes: Sequence[Any]) -> None:
         """Take a batch, run the tasks that it woke, send what all that made possible."""
-        scheduled = self._flush_scheduled
-        woken = self.woken = None if self._looking else []
-        try:
-            self._take_batch(batch, planes)
-        finally:
-            self.woken = None
-        if woken:
-            self._flush_is_next = True
-            try:
-                run_all(woken)
-            finally:
-                self._flush_is_next = False
-        elif not planes and (
-            scheduled or any(link.connection.handshake_done for link in self._dirty)
-        ):
-            self._schedule_flush()  # more may come to it; not so for handshakes
-            return
-        if woken is None or self._ready:
-            # Behind the tasks that are to run: what they write leaves in the same turn.
-            self._schedule_flush()
-        if woken is not None:
-            self._flush_all()
-
-    def _take_batch(self, batch: list[Incoming], planes: Sequence[Any]) -> None:
+        turn = self.turn
+        scheduled = turn.is_scheduled()
         now = time.monotonic()
-        if batch:
-            self._on_datagrams(batch, now)
-        for plane in planes:
-            if plane.owner is not None:
-                self._on_news(plane.owner, now)
-        if self._io.has_notes():
-            self._on_socket_errors()
+        turn.begin()
+        try:
+            if batch:
+                self._on_datagrams(batch, now)
+            for plane in planes:
+                if plane.owner is not None:
+                    self._on_news(plane.owner, now)
+            if self._io.has_notes():
+                self._on_socket_errors()
+        finally:
+            # More may come to what is due; not so for handshakes.
+            turn.end(
+                not planes
+                and (scheduled or any(link.connection.handshake_done for link in turn.dirty))
+            )
+        if self._deadlines.changed:
+            self._deadlines.arm()
 
     def _on_datagrams(self, batch: list[Incoming], now: float) -> None:
         """Route them, and read more of them within bounds."""
@@ -161,18 +129,18 @@ class UdpEndpoint:
             now = time.monotonic()
         for link in touched:
             self._after(link)
-            self.flush_soon(link)
+            self.turn.flush_soon(link)
 
     def _on_news(self, link: Link, now: float) -> None:
-        """The compiled loop gave packets to this connection, and something came of it."""
+        """The compiled loop received or sent for this connection, and something came of it."""
         connection = link.connection
         if connection.after_batch(now):
             self._after(link)
         else:
             link.on_events(connection.events())
         if connection.wants_flush() or connection.close_reason is not None:
-            self.flush_soon(link)
-        elif connection.has_news():
+            self.turn.flush_soon(link)
+        elif link.armed is None or connection.has_news():
             self._arm(link, connection.timer())
 
     def _datagram(
@@ -191,6 +159,7 @@ class UdpEndpoint:
         elif isinstance(owner, Lingering):
             if owner.should_repeat(len(data), peer, now):
                 self._outgoing += [(packet, peer, local, 0) for packet in owner.packets]
+                self.turn.wanted = True
         elif isinstance(owner, LongHeader):
             if self.server is not None:
                 self.server.first_datagram(owner, data, peer, local, now)
@@ -215,7 +184,7 @@ class UdpEndpoint:
         """Begin a server's connection with the datagram that asked for it."""
         self.deliver(link, data, peer, local, now)
         self._after(link)
-        self.flush_soon(link)
+        self.turn.flush_soon(link)
 
     def _unknown_short_header(
         self, data: bytes, peer: Address, local: str | None, now: float
@@ -228,7 +197,7 @@ class UdpEndpoint:
                 if link.connection.is_reset_token(token):
                     link.connection.stateless_reset()
                     self._after(link)
-                    self.flush_soon(link)
+                    self.turn.flush_soon(link)
                     return
         if self.resets.is_allowed(data, now):
             token = self.routes.reset_token(data[1:9])
@@ -255,7 +224,7 @@ class UdpEndpoint:
                 error = HandshakeFailed(f"{where}: {os.strerror(number)}")
             link.connection.fail(error)
             self._after(link)
-            self.flush_soon(link)
+            self.turn.flush_soon(link)
 
     # -- events --------------------------------------------------------------------------------
 
@@ -270,73 +239,34 @@ class UdpEndpoint:
 
     # -- out -----------------------------------------------------------------------------------
 
-    def flush_soon(self, link: Link) -> None:
-        """Ask `link`'s connection for packets once this turn of the loop is over."""
-        self._dirty[link] = None
-        if not (self._flush_scheduled or self._flush_is_next):
-            self._schedule_flush()
-
     def flush_now(self, link: Link) -> None:
         """Build and send what `link`'s connection has queued, in this very call."""
-        if link in self._links and not (self._blocked or self.closed):
-            self._dirty.pop(link, None)
-            self._flush_links([link])
+        if link in self._links and not self.turn.held:
+            self.turn.dirty.pop(link, None)
+            self._flush([link], [])
 
     def send_soon(self, data: bytes, peer: Address, local: str | None) -> None:
         """A datagram that belongs to no connection."""
         self._outgoing.append((data, peer, local, 0))
-        self._schedule_flush()
+        self.turn.wanted = True
+        self.turn.schedule()
 
-    def _schedule_flush(self) -> None:
-        if not (self._flush_scheduled or self._flush_is_next or self._blocked or self.closed):
-            self._flush_scheduled = True
-            self.loop.call_soon(self._flush)
-
-    def look_for_packets(self) -> bool:
-        """With `Config.busy_poll`: True when packets came for a task that is about to wait."""
-        busy_poll = self._io.busy_poll
-        if busy_poll is None or not busy_poll.active:
-            return False
-        if self._dirty:
-            self._flush_all()  # nothing comes back before what was written has left
-        self._looking = True
-        try:
-            return busy_poll.look(self._flush_scheduled)
-        finally:
-            self._looking = False
-
-    def _flush(self) -> None:
-        self._flush_scheduled = False
-        self._flush_all()
-
-    def _flush_all(self) -> None:
-        if self.closed:
-            return
-        if self._blocked:
-            pass
-        elif self._dirty:
-            dirty, self._dirty = self._dirty, {}
-            if len(dirty) > AT_ONCE:
-                later = itertools.islice(dirty, AT_ONCE, None)
-                self._dirty = dict.fromkeys(later)
-                dirty = dict.fromkeys(itertools.islice(dirty, AT_ONCE))
-            self._flush_links(dirty)
-            if self._dirty:
-                self._schedule_flush()
-        elif self._outgoing:
-            self._send()
-        if self._deadlines.changed:
-            self._deadlines.arm()
-
-    def _flush_links(self, links: Iterable[Link]) -> None:
+    def _flush(self, links: list[Link], news: list[Link]) -> None:
+        """Send for `links`; look at those that have something to tell since they sent."""
+        now = time.monotonic()
         for link in links:
             if not link.connection.sends_itself() and link in self._links:
-                self._collect(link, time.monotonic())
+                self._collect(link, now)
         if self._outgoing:
             self._send()
         for link in links:
             if link in self._links:
                 self._flush_connection(link)
+        for link in news:
+            if link in self._links:
+                self._on_news(link, now)
+        if self._deadlines.changed:
+            self._deadlines.arm()
 
     def _flush_connection(self, link: Link) -> None:
         """Behind the handshake's packets, those that the connection sends itself."""
@@ -347,7 +277,7 @@ class UdpEndpoint:
             link.connection.broke(error)
             more = True  # the close
         if more:
-            self.flush_soon(link)
+            self.turn.flush_soon(link)
         if link.armed is None or connection.has_news():
             self._after(link)
             self._arm(link, connection.timer())
@@ -383,15 +313,16 @@ class UdpEndpoint:
         sent = self._io.send(outgoing)
         if sent < len(outgoing):
             self._outgoing = outgoing[sent:]
-            self._blocked = True
+            self.turn.held = True  # the socket takes no more
             self._io.call_when_writable(self._unblocked)
         else:
             self._outgoing = []
         self._on_socket_errors()
 
     def _unblocked(self) -> None:
-        self._blocked = False
-        self._flush()
+        self.turn.held = self.closed
+        self.turn.wanted = bool(self._outgoing)
+        self.turn.flush()
 
     # -- the end of connections ----------------------------------------------------------------
 
@@ -427,12 +358,12 @@ class UdpEndpoint:
         for link in self.links():
             link.connection.close_session(0, b"")
             self._after(link)  # whoever waits for its handshake hears of it
-            self._dirty[link] = None
+            self.turn.dirty[link] = None
         try:
-            for _ in range(0, len(self._dirty) + 1, AT_ONCE):
-                self._flush()
+            for _ in range(0, len(self.turn.dirty) + 1, AT_ONCE):
+                self.turn.flush()
             waits = [item.round_trip for item in self._lingering if item.packets]
-            if waits and not self.dead:
+            if waits and not self.turn.dead:
                 # Long enough to answer a peer that was still sending when our close got lost.
                 await asyncio.sleep(min(max(waits) * 2, 0.5))
                 if self._outgoing:
@@ -442,7 +373,7 @@ class UdpEndpoint:
 
     def abort(self) -> None:
         """Close the socket now."""
-        self.closing = self.closed = True
+        self.closing = self.closed = self.turn.held = True
         self._deadlines.close()
         self._io.close()
         _endpoints.discard(self)
@@ -470,15 +401,15 @@ class UdpEndpoint:
         if deadline is None or deadline > now:
             self._arm(link, deadline)  # it had moved
             return
-        if self._blocked:
-            self._dirty[link] = None  # it is looked at again when the socket takes more
+        if self.turn.held:
+            self.turn.dirty[link] = None  # it is looked at again when the socket takes more
             return
         try:
             link.connection.handle_timer(now)
         except Exception as error:
             link.connection.broke(error)
         self._after(link)
-        self.flush_soon(link)
+        self.turn.flush_soon(link)
 
     # -- statistics ----------------------------------------------------------------------------
 
@@ -491,7 +422,7 @@ _endpoints: weakref.WeakSet[UdpEndpoint] = weakref.WeakSet()
 
 def _kill_inherited_endpoints() -> None:
     for endpoint in list(_endpoints):
-        endpoint.dead = endpoint.closed = True
+        endpoint.turn.dead = endpoint.turn.held = endpoint.closed = True
         if endpoint._io.reactor is not None:
             endpoint._io.reactor.close()  # which the loop calls past the endpoint
 

@@ -325,15 +325,7 @@ cdef class DataPlane:
 
     def take_events(self):
         """What happened since the last call, as (Event, number) tuples."""
-        cdef EventQueue events = self.events
-        cdef list result = []
-        memset(&self.events, 0, sizeof(EventQueue))
-        try:
-            for i in range(events.count):
-                result.append((EVENTS[events.items[i].kind], events.items[i].number))
-        finally:
-            free(events.items)
-        return result
+        return plane_take_events(self)
 
     def wants_flush(self):
         """True when something is to be sent that was queued since the last flush."""
@@ -341,7 +333,7 @@ cdef class DataPlane:
 
     def sends_itself(self):
         """True when the reactor's flush sends all there is."""
-        return self.routed and not (self.control_dirty or self.control_sends or self.closing)
+        return plane_sends_itself(self)
 
     @property
     def largest_received(self):
@@ -461,6 +453,22 @@ cdef int plane_fail(
         if self.control is not None:
             self.control.data_plane_failed(code, frame_type, (<bytes>reason).decode())
     return -1
+
+
+cdef list plane_take_events(DataPlane self):
+    cdef EventQueue events = self.events
+    cdef list result = []
+    memset(&self.events, 0, sizeof(EventQueue))
+    try:
+        for i in range(events.count):
+            result.append((EVENTS[events.items[i].kind], events.items[i].number))
+    finally:
+        free(events.items)
+    return result
+
+
+cdef inline bint plane_sends_itself(DataPlane self) noexcept:
+    return self.routed and not (self.control_dirty or self.control_sends or self.closing)
 
 
 cdef void plane_free(DataPlane self) noexcept:

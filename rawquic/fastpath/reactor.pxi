@@ -28,12 +28,14 @@ cdef class Reactor:
     """Reads and writes `socket` for the connections that are attached to it.
 
     on_batch(others, planes) gets what is for Python: datagrams as UdpSocket.receive gives them,
-    and DataPlanes that have something to tell. on_blocked() is called when the socket takes no
-    more; call `on_writable` when it does again.
+    and DataPlanes that have something to tell; but what is for their sessions alone goes there in
+    `turn`. on_blocked() is called when the socket takes no more; call `on_writable` when it does
+    again.
     """
 
     cdef UdpSocket socket
     cdef object on_batch, on_blocked
+    cdef Turn turn            # None: Python hears of everything
     cdef IdSlot *slots        # owned; `room` of them, a power of two
     cdef uint64_t room, count, salt
     cdef Outbox outbox
@@ -46,8 +48,8 @@ cdef class Reactor:
     cdef int held_count
     cdef readonly bint closed
 
-    def __init__(self, UdpSocket socket not None, on_batch, on_blocked):
-        self.socket = socket
+    def __init__(self, UdpSocket socket not None, on_batch, on_blocked, Turn turn=None):
+        self.socket, self.turn = socket, turn
         self.on_batch, self.on_blocked = on_batch, on_blocked
         self.touched, self.waiting = [], []
         self.salt = random_below(<uint64_t>-1)
@@ -70,7 +72,7 @@ cdef class Reactor:
         cdef IdSlot *slots = self.slots
         cdef uint64_t i, room = self.room
         self.closed = True
-        self.on_batch = self.on_blocked = None
+        self.on_batch = self.on_blocked = self.turn = None
         self.touched, self.waiting = [], []
         splice_close(&self.socket.sender)
         # Here the garbage collector does not see them.
@@ -291,6 +293,7 @@ cdef int reactor_after(Reactor self, list others) except -1:
     """A batch is complete: acknowledge it, send what it made possible, tell Python."""
     cdef list touched = self.touched, ready = []
     cdef DataPlane plane
+    cdef bint sessions_alone = self.turn is not None and not others
     cdef double now = monotonic()
     self.touched = []
     for item in touched:
@@ -298,7 +301,15 @@ cdef int reactor_after(Reactor self, list others) except -1:
         plane.touched = False
         if reactor_answer(self, plane, now) or plane_has_news(plane):
             ready.append(plane)
-    if (others or ready or self.socket.has_notes()) and self.on_batch is not None:
+            if plane.control_called or plane.closing:
+                sessions_alone = False
+    if self.socket.has_notes():
+        sessions_alone = False
+    elif not (others or ready):
+        return 0
+    if sessions_alone:
+        turn_hand_on(self.turn, ready)
+    elif self.on_batch is not None:
         self.on_batch(others, ready)
     return 0
 

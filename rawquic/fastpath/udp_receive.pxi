@@ -2,10 +2,12 @@
 #
 # Where the kernel joins datagrams (UDP_GRO), one recvmsg brings up to 64 KiB and one reused buffer
 # that stays in the cache beats recvmmsg; where it does not, recvmmsg brings up to 32 datagrams.
+# Where single datagrams come, recvmmsg for a few tells in one call that no more wait.
 # Nothing here needs the GIL, and nothing points into the arena after the next receive_batch.
 
 cdef enum:
     SLOTS = 32                # messages per recvmmsg; more add little
+    FEW_SLOTS = 4             # of them where the kernel joins datagrams, but has none to join
     SLOT_BYTES = 65536        # no UDP datagram and no GRO buffer is larger
     SLOT_STRIDE = 65536 + 2112  # slots at the same offset in a page would share cache sets
     CONTROL_WORDS = 16        # 128 bytes: segment size, both packet infos, TOS on dual-stack: 120
@@ -24,11 +26,13 @@ cdef struct Message:
 cdef struct Receiver:
     int fd                # the socket's; its owner closes it and keeps this up to date
     bint grouped          # the kernel joins datagrams
+    bint single           # the last call brought nothing but single datagrams
     bint quiet            # the last call found nothing
     bint emptied          # the last call took all there was
+    unsigned int slots    # in the arena
     unsigned int used     # slots that the last call wrote to
     unsigned int spent    # datagrams that the last call took, dropped ones too
-    uint8_t *arena        # owned: one slot when grouped, else SLOTS of them
+    uint8_t *arena        # owned: FEW_SLOTS when grouped, else SLOTS of them
     Notes *notes          # the socket's, for ICMP errors
     unsigned long long calls, datagrams, bytes, truncated, empty
     mmsghdr headers[SLOTS]
@@ -52,12 +56,12 @@ cdef void reset_slot(Receiver *self, unsigned int i) noexcept nogil:
 
 cdef int open_receiver(Receiver *self, int fd, bint grouped, Notes *notes) noexcept nogil:
     """Set up a zeroed receiver; -1 where there is no memory for its arena."""
-    cdef unsigned int i, slots = 1 if grouped else SLOTS
+    cdef unsigned int i, slots = <unsigned int>FEW_SLOTS if grouped else <unsigned int>SLOTS
     # Only the pages that datagrams reach become resident.
     self.arena = <uint8_t *>malloc(<size_t>slots * SLOT_STRIDE)
     if self.arena == NULL:
         return -1
-    self.fd, self.grouped, self.notes = fd, grouped, notes
+    self.fd, self.grouped, self.notes, self.slots = fd, grouped, notes, slots
     for i in range(slots):
         self.pieces[i].iov_base = self.arena + <size_t>i * SLOT_STRIDE
         self.pieces[i].iov_len = SLOT_BYTES
@@ -131,7 +135,7 @@ cdef int read_kernel(Receiver *self, unsigned int most) noexcept nogil:
     """One system call: how many slots it filled, with their msg_len set; -1 and errno."""
     cdef ssize_t length
     self.calls += 1
-    if not self.grouped:
+    if most > 1 or not self.grouped:
         return recvmmsg(self.fd, self.headers, most, MSG_DONTWAIT, NULL)
     length = recvmsg(self.fd, &self.headers[0].msg_hdr, MSG_DONTWAIT)
     if length < 0:
@@ -153,7 +157,7 @@ cdef int receive_batch(Receiver *self, unsigned int most) noexcept nogil:
         reset_slot(self, i)
     self.used = self.spent = 0
     self.emptied = False
-    most = 1 if most < 1 or self.grouped else SLOTS if most > SLOTS else most
+    most = 1 if most < 1 or (self.grouped and not self.single) else min(most, self.slots)
     for tried in range(RETRIES):
         got = read_kernel(self, most)
         if got >= 0:
@@ -177,10 +181,12 @@ cdef int receive_batch(Receiver *self, unsigned int most) noexcept nogil:
         return -EAGAIN
     self.quiet = False
     self.used = <unsigned int>got
-    self.emptied = not self.grouped and self.used < most
+    self.emptied = self.used < most
+    self.single = True
     for i in range(self.used):
         if read_message(self, i, self.headers[i].msg_len, &self.messages[n]):
             self.datagrams += self.messages[n].segments
             self.bytes += self.messages[n].length
+            self.single = self.single and self.messages[n].segments == 1
             n += 1
     return <int>n

@@ -1,0 +1,232 @@
+"""One turn of an endpoint's loop: the tasks that a batch woke, and what is queued to leave.
+
+A plain future hands the task that awaits it to the loop, which runs it in its next turn. What comes
+in a batch is for a task most of the time; so tasks that a batch wakes run at the end of that batch,
+and what they write leaves right behind them. `fastpath/turn.pxi` is the same, compiled.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from contextvars import Context
+from threading import get_ident
+from typing import Any
+
+from .busy_poll import BusyPoll
+from .link import Link
+
+# Connections of one turn of the loop: what has arrived for others may make their deadlines void,
+# and it must be read before the buffer is full.
+AT_ONCE = 32
+FORKED = "this endpoint was inherited through fork(); make a new one"
+OTHER_THREAD = "rawquic objects belong to their event loop's thread; use loop.call_soon_threadsafe"
+
+# Links to ask for packets, and links that have something to tell.
+OnFlush = Callable[[list[Link], list[Link]], None]
+
+
+class Turn:
+    """What is to happen before the loop sleeps.
+
+    `flush(links, news)`, of the endpoint, gets the links that are to be asked for packets, and
+    those that the compiled loop has sent for and that have something to tell since.
+
+    Attributes:
+        loop: the loop that all this belongs to.
+        dirty: links that have something to send.
+        wanted: `flush` is to be called, also without any link.
+        held: nothing leaves now: links stay in `dirty`.
+        dead: inherited by fork(): it would repeat packet numbers under our keys.
+        busy_poll: how to look for packets in place of sleeping, where that is on.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, flush: OnFlush) -> None:
+        self.loop = loop
+        self.dirty: dict[Link, None] = {}
+        self.wanted = self.held = self.dead = False
+        self.busy_poll: BusyPoll | None = None
+        self._flush = flush
+        self._thread = get_ident()
+        self._woken: list[Waiter] | None = None  # by the batch that goes on; None: there is none
+        self._looking = False  # a task looks for packets: it cannot run another one
+        self._scheduled = False  # a flush stands in the loop's queue
+        self._is_next = False  # a flush comes behind the tasks that run now
+        self._alone = False  # one task runs now, and nothing was flushed for it yet
+        # Callbacks that wait for the next turn, where the loop shows them (uvloop does not).
+        self._ready = getattr(loop, "_ready", True)
+
+    def check(self) -> None:
+        """RuntimeError from another thread than the loop's, and in a forked child."""
+        if self.dead:
+            raise RuntimeError(FORKED)
+        if get_ident() != self._thread:
+            raise RuntimeError(OTHER_THREAD)
+
+    # -- in ------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """A batch begins: whom it wakes runs at its end."""
+        self._woken = None if self._looking else []
+
+    def end(self, more_may_come: bool) -> None:
+        """Run whom the batch woke, then flush; later where `more_may_come` and it woke nobody."""
+        woken, self._woken = self._woken, None
+        if woken:
+            self._is_next = True
+            self._alone = len(woken) == 1
+            try:
+                _run_all(woken)
+            finally:
+                self._is_next = self._alone = False
+        elif more_may_come:
+            self.schedule()
+            return
+        if woken is not None:
+            self.flush()
+        if woken is None or self._ready:
+            # Behind the tasks that are to run: what they write leaves in the same turn.
+            self.schedule()
+
+    def look_for_packets(self) -> bool:
+        """With `Config.busy_poll`: True when packets came for a task that is about to wait."""
+        if self.busy_poll is None or not self.busy_poll.active:
+            return False
+        if self.dirty:
+            self.flush()  # nothing comes back before what was written has left
+        self._looking = True
+        try:
+            return self.busy_poll.look(self._scheduled)
+        finally:
+            self._looking = False
+
+    # -- out -----------------------------------------------------------------------------------
+
+    def flush_soon(self, link: Link) -> None:
+        """Ask `link`'s connection for packets once this turn of the loop is over."""
+        self.dirty[link] = None
+        if not (self._scheduled or self._is_next):
+            self.schedule()
+
+    def flush_complete(self, link: Link) -> None:
+        """As `flush_soon`, but at once for the first of a batch that woke one task alone.
+
+        For what its peer may be waiting for: the batch has most likely nothing else to send, and
+        the task still has to come to its next wait.
+        """
+        if self._alone and not self.held:
+            self._alone = False
+            self.dirty.pop(link, None)
+            self._flush([link], [])
+        else:
+            self.flush_soon(link)
+
+    def schedule(self) -> None:
+        """Flush in the next turn, if not before."""
+        if not (self._scheduled or self._is_next or self.held):
+            self._scheduled = True
+            self.loop.call_soon(self._on_turn)
+
+    def is_scheduled(self) -> bool:
+        return self._scheduled
+
+    def _on_turn(self) -> None:
+        self._scheduled = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Send now what is queued: at most `AT_ONCE` links of it, the others in the next turn."""
+        if self.held:
+            return
+        links = list(self.dirty)
+        self.dirty = dict.fromkeys(itertools.islice(links, AT_ONCE, None))
+        if links or self.wanted:
+            self.wanted = False
+            self._flush(links[:AT_ONCE], [])
+        if self.dirty:
+            self.schedule()
+
+
+class Waiter(asyncio.Future[None]):
+    """A future that one task awaits, and which can run that task itself."""
+
+    _wakeup: tuple[Callable[["Waiter"], object], Context | None] | None = None
+    _among: "list[Waiter] | None" = None  # those who wait for the same
+
+    def __init__(self, turn: Turn) -> None:
+        super().__init__(loop=turn.loop)  # looking for it is a system call
+        self._turn = turn
+
+    def add_done_callback(
+        self, fn: Callable[["Waiter"], object], /, *, context: Context | None = None
+    ) -> None:
+        self._wakeup = fn, context  # by the task: what makes it go on
+
+    def wake(self) -> None:
+        """Let the task go on: at the end of the batch, or in the next turn of the loop."""
+        if not self.done():
+            self.set_result(None)
+            if self._turn._woken is None:
+                self._run_soon()
+            else:
+                self._turn._woken.append(self)
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        cancelled = super().cancel(msg)
+        if cancelled:
+            if self._among is not None:
+                self._among.remove(self)
+            self._run_soon()
+        return cancelled
+
+    def _run(self) -> None:
+        """Run the task now. Not to be called while a task runs."""
+        if self._wakeup is not None:
+            fn, context = self._wakeup
+            self._wakeup = None
+            if context is None:
+                fn(self)
+            else:
+                context.run(fn, self)
+
+    def _run_soon(self) -> None:
+        if self._wakeup is not None:
+            self._turn.loop.call_soon(self._run)
+
+
+def _run_all(woken: list[Waiter]) -> None:
+    """Run those tasks. What one raises is its own, but for what ends the loop: that comes out."""
+    for i, waiter in enumerate(woken):
+        try:
+            waiter._run()
+        except BaseException:
+            for later in woken[i + 1 :]:
+                later._run_soon()
+            raise
+
+
+class Waiters:
+    """Wakes all that wait; each looks again whether what it waits for has come."""
+
+    __slots__ = ("_turn", "_waiting")
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+        self._waiting: list[Waiter] = []
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    def wait(self) -> Waiter:
+        """To be awaited at once, by one task."""
+        waiter = Waiter(self._turn)
+        waiter._among = self._waiting
+        self._waiting.append(waiter)
+        return waiter
+
+    def wake(self) -> None:
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for waiter in waiting:
+                waiter._among = None
+                waiter.wake()

@@ -1,0 +1,334 @@
+# Turn: what is to happen before an endpoint's loop sleeps, and Waiter, what its tasks wait on.
+#
+# The compiled twin of endpoint/turn_python.py, which says what it is for. Connections that send for
+# themselves are flushed here; Python hears of the others, and of those that have something to tell.
+
+cdef class Reactor  # below
+
+cdef enum:
+    LINKS_AT_ONCE = 32        # as AT_ONCE in turn_python
+
+
+@cython.final
+cdef class Turn:
+    """See `turn_python.Turn`."""
+
+    cdef readonly object loop
+    cdef readonly dict dirty
+    cdef public bint wanted, held, dead
+    cdef public object busy_poll
+    cdef object on_flush, on_turn
+    cdef list news            # links that Python is to look at, with the next flush
+    cdef list woken           # Waiters, by the batch that goes on; None: there is none
+    cdef bint looking, scheduled, is_next, alone
+    cdef object ready         # callbacks that wait for the next turn, where the loop shows them
+    cdef unsigned long thread
+
+    def __init__(self, loop, flush):
+        self.loop = loop
+        self.on_flush = flush
+        self.on_turn = self._on_turn
+        self.dirty, self.news = {}, []
+        self.ready = getattr(loop, "_ready", True)
+        self.thread = PyThread_get_thread_ident()
+
+    def check(self):
+        """RuntimeError from another thread than the loop's, and in a forked child."""
+        if self.dead:
+            raise RuntimeError(_FORKED)
+        if PyThread_get_thread_ident() != self.thread:
+            raise RuntimeError(_OTHER_THREAD)
+
+    def begin(self):
+        """A batch begins: whom it wakes runs at its end."""
+        turn_begin(self)
+
+    def end(self, bint more_may_come):
+        """Run whom the batch woke, then flush; later where `more_may_come` and it woke nobody."""
+        turn_end(self, more_may_come)
+
+    def look_for_packets(self):
+        """With `Config.busy_poll`: True when packets came for a task that is about to wait."""
+        if self.busy_poll is None or not self.busy_poll.active:
+            return False
+        if self.dirty:
+            turn_flush(self)  # nothing comes back before what was written has left
+        self.looking = True
+        try:
+            return self.busy_poll.look(self.scheduled)
+        finally:
+            self.looking = False
+
+    def flush_soon(self, link not None):
+        """Ask `link`'s connection for packets once this turn of the loop is over."""
+        turn_flush_soon(self, link)
+
+    def flush_complete(self, link not None):
+        """As flush_soon, but at once for the first of a batch that woke one task alone."""
+        cdef DataPlane plane
+        if not self.alone or self.held:
+            turn_flush_soon(self, link)
+            return
+        self.alone = False
+        self.dirty.pop(link, None)
+        plane = link.plane
+        if plane is not None and plane_sends_itself(plane):
+            turn_flush_plane(self, link, plane)
+        else:
+            self.on_flush([link], [])
+
+    def schedule(self):
+        """Flush in the next turn, if not before."""
+        turn_schedule(self)
+
+    def is_scheduled(self):
+        return self.scheduled
+
+    def flush(self):
+        """Send now what is queued: at most AT_ONCE links of it, the others in the next turn."""
+        turn_flush(self)
+
+    def _on_turn(self):
+        self.scheduled = False
+        turn_flush(self)
+
+
+cdef inline void turn_begin(Turn self):
+    self.woken = None if self.looking else []
+
+
+cdef int turn_end(Turn self, bint more_may_come) except -1:
+    cdef list woken = self.woken
+    self.woken = None
+    if woken:
+        self.is_next = True
+        self.alone = len(woken) == 1
+        try:
+            run_all(woken)
+        finally:
+            self.is_next = self.alone = False
+    elif more_may_come:
+        turn_schedule(self)
+        return 0
+    if woken is not None:
+        turn_flush(self)
+    if woken is None or self.ready:
+        # Behind the tasks that are to run: what they write leaves in the same turn.
+        turn_schedule(self)
+    return 0
+
+
+cdef inline int turn_flush_soon(Turn self, object link) except -1:
+    self.dirty[link] = None
+    if not (self.scheduled or self.is_next):
+        turn_schedule(self)
+    return 0
+
+
+cdef int turn_schedule(Turn self) except -1:
+    if not (self.scheduled or self.is_next or self.held):
+        self.scheduled = True
+        self.loop.call_soon(self.on_turn)
+    return 0
+
+
+cdef int turn_flush(Turn self) except -1:
+    cdef dict dirty = self.dirty
+    cdef list rest = None, news
+    cdef int count = 0
+    cdef DataPlane plane
+    if self.held:
+        return 0
+    if dirty:
+        self.dirty = {}
+        for link in dirty:
+            count += 1
+            plane = link.plane if count <= LINKS_AT_ONCE else None
+            if count > LINKS_AT_ONCE:
+                self.dirty[link] = None
+            elif plane is not None and plane_sends_itself(plane):
+                turn_flush_plane(self, link, plane)
+            elif rest is None:
+                rest = [link]
+            else:
+                rest.append(link)
+    if rest is not None or self.wanted or self.news:
+        news, self.news = self.news, []
+        self.wanted = False
+        self.on_flush([] if rest is None else rest, news)
+    if self.dirty:
+        turn_schedule(self)
+    return 0
+
+
+cdef int turn_flush_plane(Turn self, object link, DataPlane plane) except -1:
+    cdef bint more
+    try:
+        more = reactor_flush(<Reactor>plane.reactor, plane, monotonic())
+    except Exception as error:
+        plane_broke(plane, error)
+        more = True  # the close
+    if more:
+        self.dirty[link] = None
+    if plane.armed == 0 or plane_has_news(plane):
+        self.news.append(link)
+    return 0
+
+
+cdef int turn_hand_on(Turn self, list planes) except -1:
+    """A batch brought these something that is their sessions' alone: no others, no control plane."""
+    cdef DataPlane plane
+    turn_begin(self)
+    try:
+        for item in planes:
+            plane = <DataPlane>item
+            link = plane.owner
+            if link is None:
+                continue  # it ended meanwhile
+            if plane.events.count:
+                link.on_events(plane_take_events(plane))
+            if plane.dirty or plane.control_dirty:
+                turn_flush_soon(self, link)
+            elif plane_has_news(plane):
+                self.news.append(link)  # an earlier deadline
+    finally:
+        turn_end(self, False)
+    return 0
+
+
+@cython.final
+@cython.freelist(64)
+cdef class Waiter:
+    """What one task awaits, and which can run that task itself: see `turn_python.Waiter`.
+
+    It has what asyncio's tasks use of a future.
+    """
+
+    cdef Turn turn
+    cdef list among           # those who wait for the same; None: nobody else
+    cdef object wakeup, context  # what makes the task go on
+    cdef object message       # of the cancellation
+    cdef bint over, was_cancelled
+    cdef public object _asyncio_future_blocking
+
+    def __init__(self, Turn turn not None):
+        self.turn = turn
+        self._asyncio_future_blocking = False
+
+    def __await__(self):
+        return self
+
+    def __next__(self):
+        if not self.over:
+            self._asyncio_future_blocking = True
+            return self
+        self.result()
+        raise StopIteration
+
+    def done(self):
+        return self.over
+
+    def get_loop(self):
+        return self.turn.loop
+
+    def add_done_callback(self, fn, *, context=None):
+        """By the task, once."""
+        self.wakeup, self.context = fn, context
+
+    def result(self):
+        if self.was_cancelled:
+            if self.message is None:
+                raise _CancelledError()
+            raise _CancelledError(self.message)
+
+    def wake(self):
+        """Let the task go on: at the end of the batch, or in the next turn of the loop."""
+        waiter_wake(self)
+
+    def cancel(self, msg=None):
+        if self.over:
+            return False
+        self.over = self.was_cancelled = True
+        self.message = msg
+        if self.among is not None:
+            self.among.remove(self)
+        waiter_run_soon(self)
+        return True
+
+
+cdef int waiter_wake(Waiter self) except -1:
+    if not self.over:
+        self.over = True
+        if self.turn.woken is None:
+            waiter_run_soon(self)
+        else:
+            self.turn.woken.append(self)
+    return 0
+
+
+cdef int waiter_run(Waiter self) except -1:
+    """Run the task now. Not to be called while a task runs."""
+    cdef object wakeup = self.wakeup, context = self.context
+    self.wakeup = self.context = None
+    if wakeup is None:
+        return 0
+    if context is None:
+        wakeup(self)
+        return 0
+    PyContext_Enter(context)
+    try:
+        wakeup(self)
+    finally:
+        PyContext_Exit(context)
+    return 0
+
+
+cdef int waiter_run_soon(Waiter self) except -1:
+    cdef object wakeup = self.wakeup, context = self.context
+    self.wakeup = self.context = None
+    if wakeup is not None:
+        self.turn.loop.call_soon(wakeup, self, context=context)
+    return 0
+
+
+cdef int run_all(list woken) except -1:
+    """Run those tasks. What one raises is its own, but for what ends the loop: that comes out."""
+    cdef Py_ssize_t i
+    for i in range(len(woken)):
+        try:
+            waiter_run(<Waiter>woken[i])
+        except BaseException:
+            for later in woken[i + 1:]:
+                waiter_run_soon(<Waiter>later)
+            raise
+    return 0
+
+
+@cython.final
+cdef class Waiters:
+    """Wakes all that wait; each looks again whether what it waits for has come."""
+
+    cdef Turn turn
+    cdef list waiting
+
+    def __init__(self, Turn turn not None):
+        self.turn = turn
+        self.waiting = []
+
+    def __len__(self):
+        return len(self.waiting)
+
+    def wait(self):
+        """To be awaited at once, by one task."""
+        cdef Waiter waiter = Waiter(self.turn)
+        waiter.among = self.waiting
+        self.waiting.append(waiter)
+        return waiter
+
+    def wake(self):
+        cdef list waiting = self.waiting
+        if waiting:
+            self.waiting = []
+            for waiter in waiting:
+                (<Waiter>waiter).among = None
+                waiter_wake(<Waiter>waiter)
