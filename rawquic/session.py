@@ -144,7 +144,12 @@ class RawQuicSession:
         while not arrived:
             self._raise_if_closed()
             if not self._turn.look_for_packets():
-                await self._accept_waiters[kind].wait()
+                try:
+                    await self._accept_waiters[kind].wait()
+                except asyncio.CancelledError:
+                    if arrived:  # which this task was woken for
+                        self._accept_waiters[kind].wake_one()
+                    raise
         return arrived.popleft()
 
     def _new_sending(self, stream_id: int) -> SendStream:
@@ -385,7 +390,7 @@ class RawQuicSession:
             elif kind is STREAM_OPENED:
                 uni = (value >> 1) & 1
                 self._arrived[uni].append(value)
-                self._accept_waiters[uni].wake()
+                self._accept_waiters[uni].wake_one()
             elif kind is SEND_ENDED:
                 sending = self._sending.pop(value, None)
                 if sending is not None:

@@ -392,8 +392,6 @@ class RecvStream:
             if self._error is not None:
                 raise copy.copy(self._error)
             self._at_end = True
-        if self._connection.wants_flush():
-            self._turn.flush_soon(self._link)
         return data
 
     async def _wait(self) -> None:

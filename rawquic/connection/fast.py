@@ -51,9 +51,12 @@ class FastConnection(JoinedPlanes):
     # -- the endpoint's loop -------------------------------------------------------------------
 
     def attach(self, reactor: Any, link: Any) -> None:
-        """The compiled loop reads and sends for this connection; the endpoint calls it `link`."""
+        """The endpoint calls this connection `link`; `reactor`, if any, reads and sends for it."""
         self._reactor = reactor
-        self.plane.owner, link.plane = link, self.plane
+        self.plane.owner = link
+        if reactor is None:
+            return
+        link.plane = self.plane
         # Small buffers are most likely small at the other end of a local path too: a burst above
         # them is lost without a word. The kernel charges a train that passes whole little more than
         # its bytes, and datagrams one by one up to twice that.

@@ -29,6 +29,7 @@ class PlainConnection(MendedAioquic):
 
     backend = "python"
     plane = None
+    _link: Any = None  # the endpoint's record of it; set while there is one
 
     # -- time and events -----------------------------------------------------------------------
 
@@ -58,7 +59,12 @@ class PlainConnection(MendedAioquic):
         return self._last_sent + interval
 
     def attach(self, reactor: Any, link: Any) -> None:
-        """There is no compiled loop to register with."""
+        """There is no compiled loop to register with; the endpoint calls this one `link`."""
+        self._link = link
+
+    def let_go(self) -> None:
+        super().let_go()
+        self._link = None
 
     def after_batch(self, now: float) -> bool:
         """Nothing reaches this connection but through `receive`."""
@@ -172,6 +178,8 @@ class PlainConnection(MendedAioquic):
         data = receiver.read(limit)
         if data == b"":
             self._release(receiver)
+        if self._dirty and self._link is not None:
+            self._link.flush_soon()  # credit is to be given
         return data
 
     def stop_code(self, stream_id: int) -> int | None:

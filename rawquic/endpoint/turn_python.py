@@ -205,7 +205,7 @@ def _run_all(woken: list[Waiter]) -> None:
 
 
 class Waiters:
-    """Wakes all that wait; each looks again whether what it waits for has come."""
+    """Wakes those that wait; each looks again whether what it waits for has come."""
 
     __slots__ = ("_turn", "_waiting")
 
@@ -223,6 +223,13 @@ class Waiters:
         waiter._among = self._waiting
         self._waiting.append(waiter)
         return waiter
+
+    def wake_one(self) -> None:
+        """Wake who waits longest, for what only one can have."""
+        if self._waiting:
+            waiter = self._waiting.pop(0)
+            waiter._among = None
+            waiter.wake()
 
     def wake(self) -> None:
         if self._waiting:

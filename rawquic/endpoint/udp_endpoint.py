@@ -80,9 +80,8 @@ class UdpEndpoint:
         """Route the connection's packets to it from now on."""
         link = Link(self, connection, is_client)
         self._links.add(link)
-        if self._io.reactor is not None:
-            connection.attach(self._io.reactor, link)
-            self.routes.reactor = self._io.reactor
+        connection.attach(self._io.reactor, link)
+        self.routes.reactor = self._io.reactor
         self.routes.add(link, peer, initial_cid)
         self.routes.sync_ids(link)
         return link

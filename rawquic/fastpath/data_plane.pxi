@@ -368,8 +368,15 @@ cdef class DataPlane:
         plane_stop(self, stream_id, code)
 
     def read(self, uint64_t stream_id, uint64_t most):
-        """bytes; b"" at the end; None when there is nothing yet. Raises StreamReset."""
-        return plane_read(self, stream_id, most)
+        """bytes; b"" at the end; None when there is nothing yet. Raises StreamReset.
+
+        Credit that is to be given for it asks `owner` for a flush.
+        """
+        cdef bint before = self.dirty
+        data = plane_read(self, stream_id, most)
+        if self.dirty and not before and self.owner is not None:
+            self.owner.flush_soon()
+        return data
 
     def stop_code(self, uint64_t stream_id):
         cdef Stream *stream = stream_find(&self.streams, stream_id)
@@ -455,13 +462,18 @@ cdef int plane_fail(
     return -1
 
 
-cdef list plane_take_events(DataPlane self):
+cdef list plane_take_events(DataPlane self, list ended=None):
+    """All; SEND_ENDED in `ended`, where that is given."""
     cdef EventQueue events = self.events
     cdef list result = []
     memset(&self.events, 0, sizeof(EventQueue))
     try:
         for i in range(events.count):
-            result.append((EVENTS[events.items[i].kind], events.items[i].number))
+            item = (EVENTS[events.items[i].kind], events.items[i].number)
+            if ended is not None and events.items[i].kind == EVENT_SEND_ENDED:
+                ended.append(item)
+            else:
+                result.append(item)
     finally:
         free(events.items)
     return result

@@ -176,8 +176,13 @@ cdef int turn_flush_plane(Turn self, object link, DataPlane plane) except -1:
 
 
 cdef int turn_hand_on(Turn self, list planes) except -1:
-    """A batch brought these something that is their sessions' alone: no others, no control plane."""
+    """A batch brought these something that is their sessions' alone: no others, no control plane.
+
+    A peer may wait for what the batch lets tasks send, nobody for the end of what was sent before:
+    that comes behind the flush.
+    """
     cdef DataPlane plane
+    cdef list events, ended, late = []
     turn_begin(self)
     try:
         for item in planes:
@@ -186,13 +191,25 @@ cdef int turn_hand_on(Turn self, list planes) except -1:
             if link is None:
                 continue  # it ended meanwhile
             if plane.events.count:
-                link.on_events(plane_take_events(plane))
+                ended = []
+                events = plane_take_events(plane, ended)
+                if events:
+                    link.on_events(events)
+                if ended:
+                    late.append((link, ended))
             if plane.dirty or plane.control_dirty:
                 turn_flush_soon(self, link)
             elif plane_has_news(plane):
                 self.news.append(link)  # an earlier deadline
     finally:
         turn_end(self, False)
+    if late:
+        turn_begin(self)
+        try:
+            for link, ended in late:
+                link.on_events(ended)
+        finally:
+            turn_end(self, False)
     return 0
 
 
@@ -306,7 +323,7 @@ cdef int run_all(list woken) except -1:
 
 @cython.final
 cdef class Waiters:
-    """Wakes all that wait; each looks again whether what it waits for has come."""
+    """Wakes those that wait; each looks again whether what it waits for has come."""
 
     cdef Turn turn
     cdef list waiting
@@ -324,6 +341,14 @@ cdef class Waiters:
         waiter.among = self.waiting
         self.waiting.append(waiter)
         return waiter
+
+    def wake_one(self):
+        """Wake who waits longest, for what only one can have."""
+        cdef Waiter waiter
+        if self.waiting:
+            waiter = <Waiter>self.waiting.pop(0)
+            waiter.among = None
+            waiter_wake(waiter)
 
     def wake(self):
         cdef list waiting = self.waiting

@@ -38,6 +38,7 @@ log = logging.getLogger("rawquic.perf")
 CHUNK = 65536
 BLOCK = os.urandom(CHUNK)  # what downloads consist of
 CLOSES_TOLD = 32
+SPARE = 2  # tasks that wait for a stream
 LARGEST_CODE = (1 << 62) - 1
 
 
@@ -72,36 +73,27 @@ async def serve_perf(session: Session) -> None:
 class Answering:
     """Takes bidirectional streams: a task that has answered one waits for the next.
 
-    A task for each stream would cost a short request two turns of the loop. So another task begins
-    only where those there are were all busy for a turn.
+    A task for each stream would cost a short request two turns of the loop. So there is always one
+    more that waits, and those that nobody needs end.
     """
 
     def __init__(self, session: Session, count: DatagramCount, tasks: asyncio.TaskGroup) -> None:
         self._session = session
         self._count = count
         self._tasks = tasks
-        self._loop = asyncio.get_running_loop()
-        self._waiting = False
-        self._over = False
+        self._waiting = 0
 
     async def run(self) -> None:
-        """Answer streams, until another task waits for the next one, or the session is over."""
-        try:
-            while not self._waiting:
-                self._waiting = True
-                try:
-                    send, recv = await self._session.accept_bi()
-                finally:
-                    self._waiting = False
-                self._loop.call_soon(self._have_one_wait)
-                await _answer(self._session, self._count, send, recv)
-        except BaseException:
-            self._over = True
-            raise
-
-    def _have_one_wait(self) -> None:
-        if not self._waiting and not self._over:
-            self._tasks.create_task(self.run())
+        """Answer streams, until enough others wait for the next one, or the session is over."""
+        while self._waiting < SPARE:
+            self._waiting += 1
+            try:
+                send, recv = await self._session.accept_bi()
+            finally:
+                self._waiting -= 1
+            if not self._waiting:
+                self._tasks.create_task(self.run())
+            await _answer(self._session, self._count, send, recv)
 
 
 async def _accept_uni(session: Session, tasks: asyncio.TaskGroup) -> None:
