@@ -315,7 +315,7 @@ async def test_what_a_woken_task_writes_leaves_behind_all_of_them(endpoint: Endp
 
 
 @pytest.mark.parametrize("count", [1, 2])
-async def test_what_one_task_completes_alone_leaves_at_once(endpoint: Endpoint, count: int) -> None:
+async def test_what_is_complete_first_leaves_at_once(endpoint: Endpoint, count: int) -> None:
     """Once in a batch: who completes many would send each in a packet of its own."""
     waiters = Waiters(endpoint.turn)
     link = PlainLink()
@@ -325,15 +325,18 @@ async def test_what_one_task_completes_alone_leaves_at_once(endpoint: Endpoint, 
         await waiters.wait()
         for _ in range(2):
             endpoint.turn.flush_soon(link)
+            assert list(endpoint.turn.dirty) == [link]
             endpoint.turn.flush_complete(link)
             seen.append(len(endpoint.flushed))
 
-    tasks = [asyncio.create_task(complete()) for _ in range(count)]
-    await turn()
-    await in_the_loop(lambda: endpoint.batch(waiters.wake))
-    await asyncio.gather(*tasks)
-    assert seen == ([1, 1] if count == 1 else [0, 0, 0, 0])
-    assert endpoint.flushed == [[link]] * (2 if count == 1 else 1)
+    for batches in (1, 2):
+        tasks = [asyncio.create_task(complete()) for _ in range(count)]
+        await turn()
+        await in_the_loop(lambda: endpoint.batch(waiters.wake))
+        await asyncio.gather(*tasks)
+        assert seen == [2 * batches - 1] * 2 * count
+        assert endpoint.flushed == [[link]] * 2 * batches
+        seen.clear()
 
 
 async def test_what_is_complete_outside_of_a_batch_leaves_with_the_turn(endpoint: Endpoint) -> None:

@@ -20,7 +20,8 @@ cdef class Turn:
     cdef object on_flush, on_turn
     cdef list news            # links that Python is to look at, with the next flush
     cdef list woken           # Waiters, by the batch that goes on; None: there is none
-    cdef bint looking, scheduled, is_next, alone
+    cdef bint looking, scheduled, is_next
+    cdef bint at_once         # what is complete leaves at once: nothing has in this batch
     cdef object ready         # callbacks that wait for the next turn, where the loop shows them
     cdef unsigned long thread
 
@@ -64,12 +65,12 @@ cdef class Turn:
         turn_flush_soon(self, link)
 
     def flush_complete(self, link not None):
-        """As flush_soon, but at once for the first of a batch that woke one task alone."""
+        """As flush_soon, but at once for the first in a batch."""
         cdef DataPlane plane
-        if not self.alone or self.held:
+        if not self.at_once or self.held:
             turn_flush_soon(self, link)
             return
-        self.alone = False
+        self.at_once = False
         self.dirty.pop(link, None)
         plane = link.plane
         if plane is not None and plane_sends_itself(plane):
@@ -101,12 +102,11 @@ cdef int turn_end(Turn self, bint more_may_come) except -1:
     cdef list woken = self.woken
     self.woken = None
     if woken:
-        self.is_next = True
-        self.alone = len(woken) == 1
+        self.is_next = self.at_once = True
         try:
             run_all(woken)
         finally:
-            self.is_next = self.alone = False
+            self.is_next = self.at_once = False
     elif more_may_come:
         turn_schedule(self)
         return 0
