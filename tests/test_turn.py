@@ -296,9 +296,11 @@ async def test_links_are_flushed_once_in_the_next_turn(endpoint: Endpoint) -> No
     assert endpoint.flushed == [links]
 
 
-async def test_what_a_woken_task_writes_leaves_behind_all_of_them(endpoint: Endpoint) -> None:
+async def test_what_the_first_woken_task_writes_leaves_before_the_others(
+    endpoint: Endpoint,
+) -> None:
     waiters = Waiters(endpoint.turn)
-    links = [PlainLink(), PlainLink()]
+    links = [PlainLink() for _ in range(4)]
     at_flush: list[int] = []
 
     async def write(link: Any) -> None:
@@ -309,8 +311,8 @@ async def test_what_a_woken_task_writes_leaves_behind_all_of_them(endpoint: Endp
     tasks = [asyncio.create_task(write(link)) for link in links]
     await turn()
     await in_the_loop(lambda: endpoint.batch(waiters.wake))
-    assert at_flush == [0, 0]
-    assert endpoint.flushed == [links]
+    assert at_flush == [0, 1, 1, 1]
+    assert endpoint.flushed == [links[:1], links[1:]]
     await asyncio.gather(*tasks)
 
 

@@ -51,7 +51,7 @@ class Turn:
         self._looking = False  # a task looks for packets: it cannot run another one
         self._scheduled = False  # a flush stands in the loop's queue
         self._is_next = False  # a flush comes behind the tasks that run now
-        self._at_once = False  # what is complete leaves at once: nothing has in this batch
+        self._at_once = False  # what is written leaves at once: nothing has in this batch
         # Callbacks that wait for the next turn, where the loop shows them (uvloop does not).
         self._ready = getattr(loop, "_ready", True)
 
@@ -74,7 +74,7 @@ class Turn:
         if woken:
             self._is_next = self._at_once = True
             try:
-                _run_all(woken)
+                self._run(woken)
             finally:
                 self._is_next = self._at_once = False
         elif more_may_come:
@@ -85,6 +85,23 @@ class Turn:
         if woken is None or self._ready:
             # Behind the tasks that are to run: what they write leaves in the same turn.
             self.schedule()
+
+    def _run(self, woken: "list[Waiter]") -> None:
+        """Run those tasks. What one raises is its own, but for what ends the loop: that comes out.
+
+        What the first of them writes leaves before the others run, so that the peer begins with it
+        meanwhile: with four messages under way to and fro that is more than twice as many a second.
+        """
+        for i, waiter in enumerate(woken):
+            try:
+                waiter._run()
+                if self._at_once and self.dirty:
+                    self._at_once = False
+                    self.flush()
+            except BaseException:
+                for later in woken[i + 1 :]:
+                    later._run_soon()
+                raise
 
     def look_for_packets(self) -> bool:
         """With `Config.busy_poll`: True when packets came for a task that is about to wait."""
@@ -107,11 +124,7 @@ class Turn:
             self.schedule()
 
     def flush_complete(self, link: Link) -> None:
-        """As `flush_soon`, but at once for the first in a batch, for which its peer may wait.
-
-        Then the peer begins with that while the other tasks of the batch still run. With two
-        requests under way they were answered four times as fast: neither core went to sleep.
-        """
+        """As `flush_soon`, but at once where nothing has left in this batch: its peer waits."""
         if self._at_once and not self.held:
             self._at_once = False
             self.dirty.pop(link, None)
@@ -190,17 +203,6 @@ class Waiter(asyncio.Future[None]):
     def _run_soon(self) -> None:
         if self._wakeup is not None:
             self._turn.loop.call_soon(self._run)
-
-
-def _run_all(woken: list[Waiter]) -> None:
-    """Run those tasks. What one raises is its own, but for what ends the loop: that comes out."""
-    for i, waiter in enumerate(woken):
-        try:
-            waiter._run()
-        except BaseException:
-            for later in woken[i + 1 :]:
-                later._run_soon()
-            raise
 
 
 class Waiters:

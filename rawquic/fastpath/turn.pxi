@@ -21,7 +21,7 @@ cdef class Turn:
     cdef list news            # links that Python is to look at, with the next flush
     cdef list woken           # Waiters, by the batch that goes on; None: there is none
     cdef bint looking, scheduled, is_next
-    cdef bint at_once         # what is complete leaves at once: nothing has in this batch
+    cdef bint at_once         # what is written leaves at once: nothing has in this batch
     cdef object ready         # callbacks that wait for the next turn, where the loop shows them
     cdef unsigned long thread
 
@@ -65,7 +65,7 @@ cdef class Turn:
         turn_flush_soon(self, link)
 
     def flush_complete(self, link not None):
-        """As flush_soon, but at once for the first in a batch."""
+        """As flush_soon, but at once where nothing has left in this batch."""
         cdef DataPlane plane
         if not self.at_once or self.held:
             turn_flush_soon(self, link)
@@ -104,7 +104,7 @@ cdef int turn_end(Turn self, bint more_may_come) except -1:
     if woken:
         self.is_next = self.at_once = True
         try:
-            run_all(woken)
+            turn_run(self, woken)
         finally:
             self.is_next = self.at_once = False
     elif more_may_come:
@@ -308,12 +308,15 @@ cdef int waiter_run_soon(Waiter self) except -1:
     return 0
 
 
-cdef int run_all(list woken) except -1:
+cdef int turn_run(Turn self, list woken) except -1:
     """Run those tasks. What one raises is its own, but for what ends the loop: that comes out."""
     cdef Py_ssize_t i
     for i in range(len(woken)):
         try:
             waiter_run(<Waiter>woken[i])
+            if self.at_once and self.dirty:
+                self.at_once = False
+                turn_flush(self)
         except BaseException:
             for later in woken[i + 1:]:
                 waiter_run_soon(<Waiter>later)
