@@ -110,6 +110,7 @@ async def test_10000_streams_one_after_the_other(certificate: Certificate, capsy
                 send.finish()
                 assert await recv.read(-1) == data
             assert send.id == 4 * 9_999
+            await within(send.wait_acked())
             assert not session._sending and not session._readers  # nothing is kept of them
         report(capsys, f"10,000 streams in {time.monotonic() - began:.1f} s")
 
