@@ -97,12 +97,14 @@ class RawQuicSession:
 
         The peer hears of it with the first data, or the end. Raises SessionError.
         """
-        stream_id = await self._open(BIDI)
-        return self._new_sending(stream_id), RecvStream(self, stream_id)
+        stream_id = self._open_now(BIDI)
+        if stream_id is None:
+            stream_id = await self._open(BIDI)
+        return self._opened(stream_id), RecvStream(self, stream_id)
 
     async def open_uni(self) -> SendStream:
         """Open a stream that only this end sends on; otherwise as `open_bi`."""
-        return self._new_sending(await self._open(UNI))
+        return self._opened(await self._open(UNI))
 
     async def accept_bi(self) -> tuple[SendStream, RecvStream]:
         """The next bidirectional stream of the peer's, in order.
@@ -111,7 +113,7 @@ class RawQuicSession:
         SessionError.
         """
         stream_id = await self._accept(BIDI)
-        return self._new_sending(stream_id), RecvStream(self, stream_id)
+        return self._accepted(stream_id), RecvStream(self, stream_id)
 
     async def accept_uni(self) -> RecvStream:
         """The next unidirectional stream of the peer's; otherwise as `accept_bi`."""
@@ -128,15 +130,17 @@ class RawQuicSession:
         """The peer's unidirectional streams; ends as `bi_streams` does."""
         return _until_closed(self.accept_uni)
 
-    async def _open(self, kind: int) -> int:
+    def _open_now(self, kind: int) -> int | None:
         self._turn.check()
-        while True:
+        if self._connection.close_reason is not None:
             self._raise_if_closed()
-            stream_id = self._connection.open_stream(kind == UNI)
-            if stream_id is not None:
-                return stream_id
+        return self._connection.open_stream(kind == UNI)
+
+    async def _open(self, kind: int) -> int:
+        while (stream_id := self._open_now(kind)) is None:
             self._link.flush_if_wanted()
             await self._open_waiters[kind].wait()
+        return stream_id
 
     async def _accept(self, kind: int) -> int:
         self._turn.check()
@@ -152,13 +156,18 @@ class RawQuicSession:
                     raise
         return arrived.popleft()
 
-    def _new_sending(self, stream_id: int) -> SendStream:
-        stream = SendStream(self, stream_id)
+    def _opened(self, stream_id: int) -> SendStream:
+        stream = self._sending[stream_id] = SendStream(self, stream_id)
+        return stream
+
+    def _accepted(self, stream_id: int) -> SendStream:
+        """The sending half of a stream of the peer's, to which things may have happened before."""
+        stream = self._opened(stream_id)
+        stream._stop_code = self._connection.stop_code(stream_id)
         if stream_id in self._ended_before:
             self._ended_before.discard(stream_id)
+            del self._sending[stream_id]
             stream._on_ended()
-        else:
-            self._sending[stream_id] = stream
         return stream
 
     def _is_to_be_accepted(self, stream_id: int) -> bool:

@@ -56,6 +56,7 @@ class SendStream:
     _bytes_written = 0
     _finished = False
     _reset_code: int | None = None
+    _stop_code: int | None = None
     _acked = False
     _waiters: Waiters | None = None  # made by the first that waits
 
@@ -65,7 +66,6 @@ class SendStream:
         self._link = session._link
         self._turn = session._turn
         self._id = stream_id
-        self._stop_code = self._connection.stop_code(stream_id)
 
     @property
     def id(self) -> int:
