@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -20,6 +21,7 @@ from pair import stock
 
 import rawquic
 from rawquic import ClosedByPeer, Config, IdleTimeout, StatelessReset
+from rawquic.backend import Turn
 from rawquic.endpoint.deadlines import AT_ONCE
 from rawquic.endpoint.io import ReaderIO, TransportIO
 
@@ -352,6 +354,26 @@ def test_a_loop_without_readers(certificate: Certificate, host: str) -> None:
         # The sockets are closed, not only about to be.
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
             again.bind(("127.0.0.1", port))
+
+    run_without_readers(main())
+
+
+def test_a_loop_without_readers_tells_of_errors_in_a_turn_of_its_own() -> None:
+    """sendto() itself may find one, in the middle of a flush, while a task runs."""
+
+    async def main() -> None:
+        told: list[Any] = []
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind(("127.0.0.1", 0))
+        io = TransportIO(Turn(asyncio.get_running_loop(), lambda *_: None), sock, Config())
+        await io.start(lambda batch, planes: told.append(io.take_errors()))
+        for _ in range(2):
+            io.error_received(OSError(errno.ECONNREFUSED, "refused"))
+        assert not told and io.has_notes()
+        await asyncio.sleep(0)
+        assert told == [[(errno.ECONNREFUSED, None)] * 2]
+        io.close()
+        await asyncio.sleep(0)
 
     run_without_readers(main())
 

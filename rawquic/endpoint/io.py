@@ -256,8 +256,12 @@ class TransportIO(asyncio.DatagramProtocol):
     def error_received(self, error: Exception) -> None:
         if isinstance(error, OSError) and error.errno is not None and len(self._errors) < 64:
             self._errors.append((error.errno, None))
-            if self._on_batch is not None:
-                self._on_batch([], ())
+            # A task may be sending right now, and sendto() itself may have called this.
+            self._loop.call_soon(self._tell)
+
+    def _tell(self) -> None:
+        if self._errors and self._on_batch is not None:
+            self._on_batch([], ())
 
     def read_more(self) -> list[Incoming]:
         return []
