@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import hashlib
 import secrets
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -205,6 +206,26 @@ async def test_a_connection_that_waits(cable: Cable, certificate: Certificate) -
                 got += await within(end.clients[0].read_datagrams())
             assert got == DATAGRAMS
             assert await within(reading) == hashlib.sha256(bytes(MANY)).digest()
+
+
+@pytest.mark.parametrize("idle", [30.0, None])
+async def test_the_loop_sleeps_meanwhile(
+    cable: Cable, certificate: Certificate, idle: float | None
+) -> None:
+    """What waits for the socket asks for no flush, also where it has an earlier deadline."""
+    async with ends(cable, certificate, 2, replace(CONFIG, max_idle_timeout=idle)) as end:
+        links = [peer._link for peer in end.peers]
+        soon = time.monotonic() + 5
+        await until(lambda: all(link.armed is None or link.armed > soon for link in links))
+        reading = await end.block()
+        await within(upload(end.peers[1], b"waits"))
+        turn = end.peers[0]._link.endpoint.turn
+        await until(lambda: not turn.is_scheduled())
+        assert end.blocked
+        cable.mend()
+        assert await within(digest(end.clients[1])) == hashlib.sha256(b"waits").digest()
+        assert await within(reading) == hashlib.sha256(bytes(MANY)).digest()
+        await within(end.writing)
 
 
 async def test_a_session_that_closes_meanwhile(cable: Cable, certificate: Certificate) -> None:

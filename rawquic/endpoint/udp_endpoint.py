@@ -131,7 +131,7 @@ class UdpEndpoint:
             self.turn.flush_soon(link)
 
     def _on_news(self, link: Link, now: float) -> None:
-        """The compiled loop received or sent for this connection, and something came of it."""
+        """The compiled loop gave packets to this connection, and something came of it."""
         connection = link.connection
         if connection.after_batch(now):
             self._after(link)
@@ -263,7 +263,7 @@ class UdpEndpoint:
                 self._flush_connection(link)
         for link in news:
             if link in self._links:
-                self._on_news(link, now)
+                self._look_at(link, now)
         if self._deadlines.changed:
             self._deadlines.arm()
 
@@ -280,6 +280,15 @@ class UdpEndpoint:
         if link.armed is None or connection.has_news():
             self._after(link)
             self._arm(link, connection.timer())
+
+    def _look_at(self, link: Link, now: float) -> None:
+        """The compiled loop sent for this connection, and it has something to tell since."""
+        link.connection.after_batch(now)
+        self._after(link)
+        self._arm(link, link.connection.timer())
+        # Not for what waits until the socket takes more: the compiled loop remembers that.
+        if not link.connection.sends_itself():
+            self.turn.flush_soon(link)
 
     def _collect(self, link: Link, now: float) -> None:
         connection = link.connection
