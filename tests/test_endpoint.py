@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from aioquic.buffer import Buffer
@@ -563,7 +564,9 @@ async def test_a_connection_that_breaks_takes_no_other_with_it(
         await until(lambda: len(server.sessions) == 1)  # the peer was told (RFC 9000 §11)
 
 
-async def test_many_connections_that_send_leave_turns_for_reading(certificate: Certificate) -> None:
+async def test_many_connections_that_send_leave_turns_for_reading(
+    certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with rawquic.serve(echo, "127.0.0.1", 0, **certificate.server) as server:
         async with rawquic.Endpoint(("127.0.0.1", 0)) as endpoint:
             target = server.local_address
@@ -578,6 +581,30 @@ async def test_many_connections_that_send_leave_turns_for_reading(certificate: C
             udp.turn.flush()
             assert len(udp.turn.dirty) == 3
             await until(lambda: not udp.turn.dirty)
+            # Who is not done after its share comes behind those who have not had theirs.
+            first = sessions[0]
+            link, connection = first._link, first._connection
+            await within(first.connection.ping())
+            if connection.plane is None:
+                build = connection.datagrams_to_send
+
+                def not_done(now: float) -> Any:
+                    udp.turn.flush_soon(link)
+                    return build(now)
+
+                monkeypatch.setattr(connection, "datagrams_to_send", not_done)
+            else:  # as if it were logged: the compiled loop tells of each packet
+                log = Mock(ended=False)
+                log.packet_sent = lambda *_: udp.turn.flush_soon(link)
+                connection.plane.qlog = log
+            first.send_datagram(b"x")
+            for session in sessions:
+                udp.turn.flush_soon(session._link)
+            udp.turn.flush()
+            assert list(udp.turn.dirty) == [each._link for each in (*sessions[-3:], first)]
+            monkeypatch.undo()
+            if connection.plane is not None:
+                connection.plane.qlog = None
         # The end of the endpoint tells them all, in one turn (RFC 9000 §10.2).
         await until(lambda: not server.sessions)
 

@@ -134,19 +134,20 @@ cdef int turn_schedule(Turn self) except -1:
 
 cdef int turn_flush(Turn self) except -1:
     cdef dict dirty = self.dirty
-    cdef list rest = None, news
-    cdef int count = 0
+    cdef list rest = None, news, links
     cdef DataPlane plane
     if self.held:
         return 0
     if dirty:
         self.dirty = {}
+        if len(dirty) > LINKS_AT_ONCE:
+            # In front of those that are not done with this time.
+            links = list(dirty)
+            self.dirty = dict.fromkeys(links[LINKS_AT_ONCE:])
+            dirty = dict.fromkeys(links[:LINKS_AT_ONCE])
         for link in dirty:
-            count += 1
-            plane = link.plane if count <= LINKS_AT_ONCE else None
-            if count > LINKS_AT_ONCE:
-                self.dirty[link] = None
-            elif plane is not None and plane_sends_itself(plane):
+            plane = link.plane
+            if plane is not None and plane_sends_itself(plane):
                 turn_flush_plane(self, link, plane)
             elif rest is None:
                 rest = [link]
