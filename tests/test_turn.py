@@ -11,6 +11,8 @@ import pytest
 from rawquic.backend import Turn, Waiter, Waiters
 from rawquic.endpoint.turn_python import AT_ONCE
 
+pytestmark = pytest.mark.timeout(60)
+
 
 class Endpoint:
     """As much of one as makes a turn: `batch` collects, then runs; `flushed` has each flush."""
@@ -196,6 +198,34 @@ def test_what_ends_the_loop_leaves_the_others_for_later() -> None:
     assert lines == []
     loop.run_until_complete(tasks[1])
     assert lines == ["b"]
+    with pytest.raises(SystemExit):
+        tasks[0].result()
+    loop.close()
+
+
+def test_what_was_written_before_the_loop_ended_leaves_when_it_goes_on() -> None:
+    loop = asyncio.new_event_loop()
+    endpoint = Endpoint(loop)
+    link = PlainLink()
+
+    async def leave(waiters: Waiters) -> None:
+        await waiters.wait()
+        endpoint.turn.flush_soon(link)
+        raise SystemExit
+
+    async def prepare() -> None:
+        waiters = Waiters(endpoint.turn)
+        tasks.append(asyncio.create_task(leave(waiters)))
+        await turn()
+        loop.call_soon(lambda: endpoint.batch(waiters.wake))
+
+    tasks: list[asyncio.Task[None]] = []
+    with pytest.raises(SystemExit):
+        loop.run_until_complete(prepare())
+    assert not endpoint.flushed
+    loop.stop()
+    loop.run_forever()  # one turn
+    assert endpoint.flushed == [[link]]
     with pytest.raises(SystemExit):
         tasks[0].result()
     loop.close()

@@ -75,6 +75,10 @@ class Turn:
             self._is_next = self._at_once = True
             try:
                 self._run(woken)
+            except BaseException:
+                self._is_next = False
+                self.schedule()  # the loop may go on
+                raise
             finally:
                 self._is_next = self._at_once = False
         elif more_may_come:

@@ -105,6 +105,10 @@ cdef int turn_end(Turn self, bint more_may_come) except -1:
         self.is_next = self.at_once = True
         try:
             turn_run(self, woken)
+        except BaseException:
+            self.is_next = False
+            turn_schedule(self)  # the loop may go on
+            raise
         finally:
             self.is_next = self.at_once = False
     elif more_may_come:
