@@ -231,6 +231,48 @@ def test_what_was_written_before_the_loop_ended_leaves_when_it_goes_on() -> None
     loop.close()
 
 
+class Polling:
+    """`BusyPoll`, with what a look finds; it finds nothing more then."""
+
+    active = True
+
+    def __init__(self, find: Callable[[], None]) -> None:
+        self._finds = [find]
+
+    def look(self, own: int) -> bool:
+        if not self._finds:
+            return False
+        self._finds.pop()()
+        return True
+
+
+async def test_a_look_inside_of_a_batch_loses_nobody(endpoint: Endpoint) -> None:
+    """A task that begins there at once (asyncio.eager_task_factory) may look for packets."""
+    before, found = Log(Waiters(endpoint.turn)), Log(Waiters(endpoint.turn))
+    tasks = [asyncio.create_task(log.wait("a")) for log in (before, found)]
+    await turn()
+    endpoint.turn.busy_poll = Polling(lambda: endpoint.batch(found.waiters.wake))
+
+    def batch() -> None:
+        before.waiters.wake()
+        assert endpoint.turn.look_for_packets()
+        assert not found.lines  # it may not run while another one does
+
+    await in_the_loop(lambda: endpoint.batch(batch))
+    assert before.lines == found.lines == ["a"]
+    await asyncio.gather(*tasks)
+
+
+async def test_who_looks_for_packets_hears_what_the_flush_before_told(endpoint: Endpoint) -> None:
+    """Such as the end of its session: nobody would wake it again."""
+    endpoint.turn.busy_poll = Polling(lambda: None)
+    endpoint.turn.flush_soon(PlainLink())
+    for _ in range(2):  # the flush, the packets
+        assert endpoint.turn.look_for_packets()
+    assert len(endpoint.flushed) == 1
+    assert not endpoint.turn.look_for_packets()
+
+
 async def test_each_runs_in_its_own_context(endpoint: Endpoint) -> None:
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
     waiters = Waiters(endpoint.turn)

@@ -66,10 +66,14 @@ class Turn:
 
     def begin(self) -> None:
         """A batch begins: whom it wakes runs at its end."""
-        self._woken = None if self._looking else []
+        if not self._looking:
+            self._woken = []
 
     def end(self, more_may_come: bool) -> None:
         """Run whom the batch woke, then flush; later where `more_may_come` and it woke nobody."""
+        if self._looking:
+            self.schedule()
+            return
         woken, self._woken = self._woken, None
         if woken:
             self._is_next = self._at_once = True
@@ -84,9 +88,8 @@ class Turn:
         elif more_may_come:
             self.schedule()
             return
-        if woken is not None:
-            self.flush()
-        if woken is None or self._ready:
+        self.flush()
+        if self._ready:
             # Behind the tasks that are to run: what they write leaves in the same turn.
             self.schedule()
 
@@ -108,11 +111,12 @@ class Turn:
                 raise
 
     def look_for_packets(self) -> bool:
-        """With `Config.busy_poll`: True when packets came for a task that is about to wait."""
+        """With `Config.busy_poll`: True when a task that is about to wait is to look again."""
         if self.busy_poll is None or not self.busy_poll.active:
             return False
-        if self.dirty:
-            self.flush()  # nothing comes back before what was written has left
+        # Nothing comes back before what was written has left.
+        if self.dirty and self.flush():
+            return True  # that may have told of something
         self._looking = True
         try:
             return self.busy_poll.look(self._scheduled)
@@ -149,17 +153,22 @@ class Turn:
         self._scheduled = False
         self.flush()
 
-    def flush(self) -> None:
-        """Send now what is queued: at most `AT_ONCE` links of it, the others in the next turn."""
+    def flush(self) -> bool:
+        """Send now what is queued: at most `AT_ONCE` links of it, the others in the next turn.
+
+        True when `flush` of the endpoint was called.
+        """
         if self.held:
-            return
+            return False
         links = list(self.dirty)
         self.dirty = dict.fromkeys(itertools.islice(links, AT_ONCE, None))
-        if links or self.wanted:
+        called = bool(links) or self.wanted
+        if called:
             self.wanted = False
             self._flush(links[:AT_ONCE], [])
         if self.dirty:
             self.schedule()
+        return called
 
 
 class Waiter(asyncio.Future[None]):

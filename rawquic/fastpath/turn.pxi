@@ -49,11 +49,12 @@ cdef class Turn:
         turn_end(self, more_may_come)
 
     def look_for_packets(self):
-        """With `Config.busy_poll`: True when packets came for a task that is about to wait."""
+        """With `Config.busy_poll`: True when a task that is about to wait is to look again."""
         if self.busy_poll is None or not self.busy_poll.active:
             return False
-        if self.dirty:
-            turn_flush(self)  # nothing comes back before what was written has left
+        # Nothing comes back before what was written has left.
+        if self.dirty and turn_flush(self):
+            return True  # that may have told of something
         self.looking = True
         try:
             return self.busy_poll.look(self.scheduled)
@@ -87,7 +88,7 @@ cdef class Turn:
 
     def flush(self):
         """Send now what is queued: at most AT_ONCE links of it, the others in the next turn."""
-        turn_flush(self)
+        return turn_flush(self)
 
     def _on_turn(self):
         self.scheduled = False
@@ -95,12 +96,16 @@ cdef class Turn:
 
 
 cdef inline void turn_begin(Turn self):
-    self.woken = None if self.looking else []
+    if not self.looking:
+        self.woken = []
 
 
 cdef int turn_end(Turn self, bint more_may_come) except -1:
-    cdef list woken = self.woken
-    self.woken = None
+    cdef list woken
+    if self.looking:
+        turn_schedule(self)
+        return 0
+    woken, self.woken = self.woken, None
     if woken:
         self.is_next = self.at_once = True
         try:
@@ -114,9 +119,8 @@ cdef int turn_end(Turn self, bint more_may_come) except -1:
     elif more_may_come:
         turn_schedule(self)
         return 0
-    if woken is not None:
-        turn_flush(self)
-    if woken is None or self.ready:
+    turn_flush(self)
+    if self.ready:
         # Behind the tasks that are to run: what they write leaves in the same turn.
         turn_schedule(self)
     return 0
@@ -136,12 +140,14 @@ cdef int turn_schedule(Turn self) except -1:
     return 0
 
 
-cdef int turn_flush(Turn self) except -1:
+cdef bint turn_flush(Turn self) except -1:
+    """True when Python had a part in it."""
     cdef dict dirty = self.dirty
     cdef list rest = None, news, links
+    cdef bint is_python = False
     cdef DataPlane plane
     if self.held:
-        return 0
+        return False
     if dirty:
         self.dirty = {}
         if len(dirty) > LINKS_AT_ONCE:
@@ -158,12 +164,13 @@ cdef int turn_flush(Turn self) except -1:
             else:
                 rest.append(link)
     if rest is not None or self.wanted or self.news:
+        is_python = True
         news, self.news = self.news, []
         self.wanted = False
         self.on_flush([] if rest is None else rest, news)
     if self.dirty:
         turn_schedule(self)
-    return 0
+    return is_python
 
 
 cdef int turn_flush_plane(Turn self, object link, DataPlane plane) except -1:
