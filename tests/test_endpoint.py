@@ -551,7 +551,7 @@ async def test_a_connection_that_breaks_takes_no_other_with_it(
 
         if first._connection.plane is None:
             breaking.setattr(first._connection, "datagrams_to_send", broken)
-        else:  # called by the compiled loop, before it sends the first packet with new keys
+        else:  # called by the compiled loop, with the first packet in which the peer follows
             await within(first.connection.ping())
             breaking.setattr(first._connection, "next_keys", broken)
             first.connection.request_key_update()
