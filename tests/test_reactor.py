@@ -1,5 +1,6 @@
 """The compiled loop of an endpoint, called as an event loop does, between two sockets."""
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
@@ -64,3 +65,41 @@ def test_a_small_buffer_is_acknowledged_piece_by_piece(
     ours, theirs = sockets
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 150_000)
     assert len(acknowledgements(ours, theirs, 230)) >= 2
+
+
+class Owner:
+    """As much of a link as a turn asks for."""
+
+    def __init__(self, plane: Any) -> None:
+        self.plane = plane
+
+
+async def test_a_connection_that_cannot_send_breaks_alone(
+    sockets: tuple[socket.socket, socket.socket],
+) -> None:
+    """An error out of the flush is that connection's; the endpoint hears of it with the others."""
+    from rawquic._fastpath import Reactor, Turn
+
+    flushed: list[tuple[list[Any], list[Any]]] = []
+    turn = Turn(asyncio.get_running_loop(), lambda links, news: flushed.append((links, news)))
+    ours, theirs = sockets
+    reactor = Reactor(compiled()(ours), lambda others, planes: None, lambda: None, turn)
+    try:
+        peers = [DataPeer(), DataPeer()]
+        broken: list[Exception] = []
+        links = [Owner(peer.plane) for peer in peers]
+        for peer, link in zip(peers, links, strict=True):
+            reactor.attach(peer.plane, theirs.getsockname(), None)
+            peer.plane.owner = link
+            peer.plane.control_dirty = peer.plane.control_sends = False
+            peer.plane.ping(0)
+        peers[0].control.broke = broken.append
+        ours.close()
+        turn.flush_soon(links[0])
+        turn.flush()
+        assert [type(error) for error in broken] == [OSError]
+        assert peers[0].plane.closing and not peers[1].plane.closing
+        assert flushed == [([], [links[0]])]
+        assert list(turn.dirty) == [links[0]]  # the close
+    finally:
+        reactor.close()

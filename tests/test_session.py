@@ -950,3 +950,36 @@ def test_public_objects_say_what_they_do() -> None:
     for path in SIGNATURES:
         if not path.endswith((".stats", "Endpoint")):
             assert named(path).__doc__, path
+
+
+def test_what_ends_the_loop_hides_no_acknowledgement(certificate: Certificate) -> None:
+    """A session hears of it behind what its tasks send; the loop may go on after SystemExit."""
+    loop = asyncio.new_event_loop()
+    tasks: list[asyncio.Task[None]] = []
+
+    async def leave(recv: rawquic.RecvStream) -> None:
+        await recv.read()
+        raise SystemExit
+
+    async def until_one_leaves() -> None:
+        async with pair(certificate) as (client, peer, _):
+            send, recv = await client.open_bi()
+            tasks.append(asyncio.create_task(send.wait_acked()))
+            tasks.append(asyncio.create_task(leave(recv)))
+            await send.write(b"x")
+            send.finish()
+            answer, question = await peer.accept_bi()
+            assert await question.read(-1) == b"x"
+            await answer.write(b"y")  # in one packet with the acknowledgement
+            answer.finish()
+            await asyncio.Event().wait()
+
+    running = loop.create_task(until_one_leaves())
+    with pytest.raises(SystemExit):
+        loop.run_until_complete(running)
+    loop.run_until_complete(within(tasks[0]))
+    running.cancel()
+    loop.run_until_complete(asyncio.wait([*tasks, running]))
+    with pytest.raises(SystemExit):
+        tasks[1].result()
+    loop.close()

@@ -193,8 +193,26 @@ cdef int turn_hand_on(Turn self, list planes) except -1:
     A peer may wait for what the batch lets tasks send, nobody for the end of what was sent before:
     that comes behind the flush.
     """
+    cdef list late = []  # (link, SEND_ENDED events)
+    try:
+        turn_tell(self, planes, late)
+    except BaseException:
+        for link, ended in late:  # the loop may go on
+            link.on_events(ended)
+        raise
+    if late:
+        turn_begin(self)
+        try:
+            for link, ended in late:
+                link.on_events(ended)
+        finally:
+            turn_end(self, False)
+    return 0
+
+
+cdef int turn_tell(Turn self, list planes, list late) except -1:
     cdef DataPlane plane
-    cdef list events, ended, late = []
+    cdef list events, ended
     turn_begin(self)
     try:
         for item in planes:
@@ -215,13 +233,6 @@ cdef int turn_hand_on(Turn self, list planes) except -1:
                 self.news.append(link)  # an earlier deadline
     finally:
         turn_end(self, False)
-    if late:
-        turn_begin(self)
-        try:
-            for link, ended in late:
-                link.on_events(ended)
-        finally:
-            turn_end(self, False)
     return 0
 
 
