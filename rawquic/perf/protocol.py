@@ -14,11 +14,14 @@ REPORT  the answer is a JSON object: CPU seconds and memory of the server's proc
 CLOSE   a second number follows: the server closes the session with it as the code
 UPDATE  the server changes its packet protection keys, then ends the stream
 
+A bidirectional stream that begins with any other number is reset.
+
 A datagram that begins with the byte SINK is counted; any other one is sent back.
 """
 
 ALPN = "perf"
 WORD = 8  # bytes of a number
+MOST = 1 << 63  # bytes that can be asked for
 UNTIL_STOPPED = (1 << 64) - 1
 ECHO = (1 << 64) - 2
 DIGEST = (1 << 64) - 3

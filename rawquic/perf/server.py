@@ -24,6 +24,7 @@ from .protocol import (
     CLOSE,
     DIGEST,
     ECHO,
+    MOST,
     RANDOM,
     REPORT,
     SINK,
@@ -124,7 +125,10 @@ async def _answer(session: Session, count: DatagramCount, send: Sending, recv: R
             send.reset(STOP_CODE)
             return
         wanted, rest = head
-        if wanted == ECHO:
+        if wanted <= MOST or wanted == UNTIL_STOPPED:
+            await _drain(recv)
+            await _send_bytes(send, wanted)
+        elif wanted == ECHO:
             await _echo(send, recv, rest)
         elif wanted == DIGEST:
             await _send_all(send, await _sha256(recv, rest))
@@ -140,8 +144,7 @@ async def _answer(session: Session, count: DatagramCount, send: Sending, recv: R
             request_key_update(session)
             send.finish()
         else:
-            await _drain(recv)
-            await _send_bytes(send, wanted)
+            send.reset(STOP_CODE)
     except StreamError as error:
         log.debug("a request was given up: %s", error)
 
@@ -166,10 +169,11 @@ async def _send_bytes(send: Sending, wanted: int) -> None:
     if wanted == UNTIL_STOPPED:
         while True:  # until StreamStopped
             await send.write(BLOCK)
-    for _ in range(wanted // CHUNK):
+    while wanted > CHUNK:
         await send.write(BLOCK)
-    if rest := wanted % CHUNK:
-        await send.write(BLOCK[:rest])
+        wanted -= CHUNK
+    if wanted:
+        await send.write(BLOCK[:wanted])
     send.finish()
 
 
