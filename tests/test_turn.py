@@ -413,6 +413,29 @@ async def test_what_is_complete_first_leaves_at_once(endpoint: Endpoint, count: 
         seen.clear()
 
 
+async def test_what_a_task_wrote_leaves_before_it_waits(endpoint: Endpoint) -> None:
+    """And it looks again, since the endpoint may have told it of something meanwhile."""
+    waiters = Waiters(endpoint.turn)
+    link = PlainLink()
+    seen: list[tuple[bool, int]] = []
+
+    async def write_and_wait() -> None:
+        await waiters.wait()
+        for _ in range(2):
+            endpoint.turn.flush_soon(link)
+            seen.append((endpoint.turn.look_for_packets(), len(endpoint.flushed)))
+
+    task = asyncio.create_task(write_and_wait())
+    await turn()
+    await in_the_loop(lambda: endpoint.batch(waiters.wake))
+    await task
+    assert seen == [(True, 1), (False, 1)]  # once in a batch
+    assert endpoint.flushed == [[link], [link]]
+    endpoint.turn.flush_soon(link)
+    assert not endpoint.turn.look_for_packets()  # outside of a batch it leaves with the turn
+    assert len(endpoint.flushed) == 2
+
+
 async def test_what_is_complete_outside_of_a_batch_leaves_with_the_turn(endpoint: Endpoint) -> None:
     link = PlainLink()
     endpoint.turn.flush_complete(link)

@@ -111,15 +111,23 @@ class Turn:
                 raise
 
     def look_for_packets(self) -> bool:
-        """With `Config.busy_poll`: True when a task that is about to wait is to look again."""
-        if self.busy_poll is None or not self.busy_poll.active:
+        """For a task that is about to wait: True when it is to look again.
+
+        With `Config.busy_poll`, because packets came.
+        """
+        busy_poll = self.busy_poll
+        if busy_poll is not None and not busy_poll.active:
+            busy_poll = None
+        if self.dirty and (busy_poll is not None or self._at_once):
+            # Nothing comes back before what was written has left.
+            self._at_once = False
+            if self.flush():
+                return True  # that may have told of something
+        if busy_poll is None:
             return False
-        # Nothing comes back before what was written has left.
-        if self.dirty and self.flush():
-            return True  # that may have told of something
         self._looking = True
         try:
-            return self.busy_poll.look(self._scheduled)
+            return busy_poll.look(self._scheduled)
         finally:
             self._looking = False
 

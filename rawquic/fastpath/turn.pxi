@@ -49,12 +49,18 @@ cdef class Turn:
         turn_end(self, more_may_come)
 
     def look_for_packets(self):
-        """With `Config.busy_poll`: True when a task that is about to wait is to look again."""
-        if self.busy_poll is None or not self.busy_poll.active:
+        """For a task that is about to wait: True when it is to look again.
+
+        With `Config.busy_poll`, because packets came.
+        """
+        cdef bint polls = self.busy_poll is not None and self.busy_poll.active
+        if self.dirty and (polls or self.at_once):
+            # Nothing comes back before what was written has left.
+            self.at_once = False
+            if turn_flush(self):
+                return True  # that may have told of something
+        if not polls:
             return False
-        # Nothing comes back before what was written has left.
-        if self.dirty and turn_flush(self):
-            return True  # that may have told of something
         self.looking = True
         try:
             return self.busy_poll.look(self.scheduled)
