@@ -67,27 +67,34 @@ class Stream:
 
 
 class Queue:
-    """What arrived, and who waits for it."""
+    """What arrived, and who waits for it: each item wakes one."""
 
     def __init__(self, session: "EventSession") -> None:
         self.session = session
         self.items: deque[Any] = deque()
-        self.waiter: asyncio.Future[None] | None = None
+        self.waiters: deque[asyncio.Future[None]] = deque()
 
     async def wait(self) -> None:
         while not self.items:
             self.session.check()
-            self.waiter = self.session.loop.create_future()
-            await self.waiter
+            waiter = self.session.loop.create_future()
+            self.waiters.append(waiter)
+            await waiter
 
     def put(self, item: Any) -> None:
         self.items.append(item)
-        self.wake()
+        self.wake_one()
 
-    def wake(self) -> None:
-        waiter, self.waiter = self.waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+    def wake_one(self) -> None:
+        while self.waiters:
+            waiter = self.waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def wake_all(self) -> None:
+        while self.waiters:
+            self.wake_one()
 
 
 class EventSession:
@@ -167,7 +174,7 @@ class EventSession:
         for stream in self.streams.values():
             stream.wake()
         for queue in (*self.arrived, self.datagrams):
-            queue.wake()
+            queue.wake_all()
         self.wake_writers()
 
     def wake_writers(self) -> None:
