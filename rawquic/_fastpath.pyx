@@ -63,7 +63,9 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from asyncio import CancelledError as _CancelledError
 
 from rawquic.connection.interface import Event
-from rawquic.endpoint.turn_python import FORKED as _FORKED, OTHER_THREAD as _OTHER_THREAD
+from rawquic.endpoint.turn_python import (
+    AT_ONCE as _AT_ONCE, FORKED as _FORKED, OTHER_THREAD as _OTHER_THREAD,
+)
 from rawquic.errors import StreamFinished, StreamReset, StreamStopped
 
 include "fastpath/c_socket.pxd"

@@ -97,9 +97,7 @@ class RawQuicSession:
 
         The peer hears of it with the first data, or the end. Raises SessionError.
         """
-        stream_id = self._open_now(BIDI)
-        if stream_id is None:
-            stream_id = await self._open(BIDI)
+        stream_id = await self._open(BIDI)
         return self._opened(stream_id), RecvStream(self, stream_id)
 
     async def open_uni(self) -> SendStream:
@@ -130,17 +128,15 @@ class RawQuicSession:
         """The peer's unidirectional streams; ends as `bi_streams` does."""
         return _until_closed(self.accept_uni)
 
-    def _open_now(self, kind: int) -> int | None:
-        self._turn.check()
-        if self._connection.close_reason is not None:
-            self._raise_if_closed()
-        return self._connection.open_stream(kind == UNI)
-
     async def _open(self, kind: int) -> int:
-        while (stream_id := self._open_now(kind)) is None:
+        self._turn.check()
+        while True:
+            self._raise_if_closed()
+            stream_id = self._connection.open_stream(kind == UNI)
+            if stream_id is not None:
+                return stream_id
             self._link.flush_if_wanted()
             await self._open_waiters[kind].wait()
-        return stream_id
 
     async def _accept(self, kind: int) -> int:
         self._turn.check()

@@ -229,8 +229,7 @@ class SendStream:
 
     def _on_ended(self) -> None:
         self._acked = self._finished and self._reset_code is None and self._stop_code is None
-        if self._waiters is not None:
-            self._waiters.wake()
+        self._wake()
 
 
 class RecvStream:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -71,7 +72,7 @@ class Owner:
     """As much of a link as a turn asks for."""
 
     def __init__(self, plane: Any) -> None:
-        self.plane = plane
+        self.connection = SimpleNamespace(plane=plane)
 
 
 async def test_a_connection_that_cannot_send_breaks_alone(

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextvars
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,7 +35,13 @@ class Endpoint:
 class PlainLink:
     """A link whose connection the endpoint asks for packets."""
 
-    plane = None
+    connection = SimpleNamespace(plane=None)
+
+
+def error_in_a_thread(call: Callable[[], object]) -> BaseException | None:
+    """What `call` raises in another thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).exception()
 
 
 async def turn() -> None:
@@ -336,21 +343,12 @@ async def test_how_many_wait(endpoint: Endpoint) -> None:
 
 async def test_another_loop_may_not_wait_for_it(endpoint: Endpoint) -> None:
     """asyncio says so; a wake from here would run a task there in this thread."""
-    failed: list[BaseException] = []
 
     async def wait() -> None:
         await Waiter(endpoint.turn)
 
-    def run() -> None:
-        try:
-            asyncio.run(wait())
-        except RuntimeError as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    assert "attached to a different loop" in str(failed[0])
+    error = error_in_a_thread(lambda: asyncio.run(wait()))
+    assert type(error) is RuntimeError and "attached to a different loop" in str(error)
 
 
 # -- what leaves -----------------------------------------------------------------------------------
@@ -520,18 +518,8 @@ async def test_the_error_of_a_batch_does_not_lose_whom_it_woke(endpoint: Endpoin
 
 async def test_only_the_thread_of_the_loop(endpoint: Endpoint) -> None:
     endpoint.turn.check()
-    errors: list[BaseException] = []
-
-    def call() -> None:
-        try:
-            endpoint.turn.check()
-        except RuntimeError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=call)
-    thread.start()
-    thread.join()
-    assert "call_soon_threadsafe" in str(errors[0])
+    error = error_in_a_thread(endpoint.turn.check)
+    assert type(error) is RuntimeError and "call_soon_threadsafe" in str(error)
 
 
 async def test_not_in_a_forked_child(endpoint: Endpoint) -> None:

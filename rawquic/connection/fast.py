@@ -56,7 +56,6 @@ class FastConnection(JoinedPlanes):
         self.plane.owner = link
         if reactor is None:
             return
-        link.plane = self.plane
         # Small buffers are most likely small at the other end of a local path too: a burst above
         # them is lost without a word. The kernel charges a train that passes whole little more than
         # its bytes, and datagrams one by one up to twice that.

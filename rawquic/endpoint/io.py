@@ -37,7 +37,6 @@ class SocketIO(Protocol):
     """What the endpoint needs of its socket."""
 
     reactor: Any
-    busy_poll: BusyPoll | None
 
     async def start(self, on_batch: OnBatch) -> None: ...
     def read_more(self) -> list[Incoming]: ...
@@ -223,7 +222,6 @@ class TransportIO(asyncio.DatagramProtocol):
     """The same on asyncio's datagram transport: no batches, no packet info, no ECN."""
 
     reactor: Any = None
-    busy_poll: BusyPoll | None = None
 
     def __init__(self, turn: Turn, sock: socket.socket, config: Config) -> None:
         self._loop = turn.loop

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..connection.interface import Address, Connection, EventTuple
 
@@ -23,7 +23,6 @@ class Link:
         local: the local address that the peer sent to, for the answers' source; None: any.
         ids: our connection IDs that are routed here.
         armed: the earliest deadline that stands in the endpoint's timer queue for it.
-        plane: the data plane that the compiled loop sends for; None: there is none.
     """
 
     __slots__ = (
@@ -36,7 +35,6 @@ class Link:
         "is_client",
         "local",
         "on_events",
-        "plane",
     )
 
     def __init__(self, endpoint: UdpEndpoint, connection: Connection, is_client: bool) -> None:
@@ -49,7 +47,6 @@ class Link:
         self.ids: set[bytes] = set()
         self.initial_key: tuple[bytes, Address] | None = None
         self.armed: float | None = None
-        self.plane: Any = None
 
     def flush_soon(self) -> None:
         """What the connection has queued leaves at the end of this turn of the loop."""

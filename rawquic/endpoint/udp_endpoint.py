@@ -66,6 +66,7 @@ class UdpEndpoint:
 
     async def start(self) -> None:
         await self._io.start(self._on_batch)
+        self.routes.reactor = self._io.reactor
 
     # -- connections ---------------------------------------------------------------------------
 
@@ -81,7 +82,6 @@ class UdpEndpoint:
         link = Link(self, connection, is_client)
         self._links.add(link)
         connection.attach(self._io.reactor, link)
-        self.routes.reactor = self._io.reactor
         self.routes.add(link, peer, initial_cid)
         self.routes.sync_ids(link)
         return link
@@ -139,7 +139,7 @@ class UdpEndpoint:
             link.on_events(connection.events())
         if connection.wants_flush() or connection.close_reason is not None:
             self.turn.flush_soon(link)
-        elif link.armed is None or connection.has_news():
+        elif connection.has_news():
             self._arm(link, connection.timer())
 
     def _datagram(
@@ -157,8 +157,8 @@ class UdpEndpoint:
             touched[owner] = None
         elif isinstance(owner, Lingering):
             if owner.should_repeat(len(data), peer, now):
-                self._outgoing += [(packet, peer, local, 0) for packet in owner.packets]
-                self.turn.wanted = True
+                for packet in owner.packets:
+                    self.send_soon(packet, peer, local)
         elif isinstance(owner, LongHeader):
             if self.server is not None:
                 self.server.first_datagram(owner, data, peer, local, now)

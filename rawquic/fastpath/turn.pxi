@@ -5,8 +5,7 @@
 
 cdef class Reactor  # below
 
-cdef enum:
-    LINKS_AT_ONCE = 32        # as AT_ONCE in turn_python
+cdef Py_ssize_t LINKS_AT_ONCE = _AT_ONCE
 
 
 @cython.final
@@ -79,7 +78,7 @@ cdef class Turn:
             return
         self.at_once = False
         self.dirty.pop(link, None)
-        plane = link.plane
+        plane = link.connection.plane
         if plane is not None and plane_sends_itself(plane):
             turn_flush_plane(self, link, plane)
         else:
@@ -162,7 +161,7 @@ cdef bint turn_flush(Turn self) except -1:
             self.dirty = dict.fromkeys(links[LINKS_AT_ONCE:])
             dirty = dict.fromkeys(links[:LINKS_AT_ONCE])
         for link in dirty:
-            plane = link.plane
+            plane = link.connection.plane
             if plane is not None and plane_sends_itself(plane):
                 turn_flush_plane(self, link, plane)
             elif rest is None:
