@@ -1,6 +1,7 @@
 """Types of the compiled extension; a test holds this file against the module."""
 
 import socket
+from collections import deque
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, final
@@ -338,6 +339,19 @@ class Waiters:
     def wait(self) -> Waiter: ...
     def wake_one(self) -> None: ...
     def wake(self) -> None: ...
+
+@final
+class StreamTasks:
+    readers: dict[int, Waiter]
+    sending: dict[int, Any]
+    acked: Waiters
+    arrived: tuple[deque[int], deque[int]]
+    acceptors: tuple[Waiters, Waiters]
+
+    def __init__(self, turn: Turn) -> None: ...
+    def readable(self, stream_id: int) -> None: ...
+    def opened(self, stream_id: int) -> None: ...
+    def ended(self, stream_id: int) -> bool: ...
 
 @final
 class Reactor:

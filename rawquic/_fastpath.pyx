@@ -61,6 +61,7 @@ from cpython.contextvars cimport PyContext_Enter, PyContext_Exit
 from cpython.pythread cimport PyThread_get_thread_ident
 
 from asyncio import CancelledError as _CancelledError
+from collections import deque as _deque
 
 from rawquic.connection.interface import Event
 from rawquic.endpoint.turn_python import (
@@ -115,4 +116,5 @@ include "fastpath/tls_blocks.pxi"
 include "fastpath/qlog.pxi"
 include "fastpath/c_time.pxd"
 include "fastpath/turn.pxi"
+include "fastpath/waiters.pxi"
 include "fastpath/reactor.pxi"

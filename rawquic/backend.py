@@ -73,6 +73,7 @@ if TYPE_CHECKING or BACKEND == "python":
     Turn = turn_python.Turn
     Waiter = turn_python.Waiter
     Waiters = turn_python.Waiters
+    StreamTasks = turn_python.StreamTasks
 else:
     from rawquic import _fastpath
 
@@ -80,6 +81,7 @@ else:
     Turn = _fastpath.Turn
     Waiter = _fastpath.Waiter
     Waiters = _fastpath.Waiters
+    StreamTasks = _fastpath.StreamTasks
 
 
 def _version(package: str) -> str:

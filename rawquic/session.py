@@ -7,12 +7,11 @@ sockets: those are below `Link`.
 import asyncio
 import copy
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Self, TypeVar
 
-from .backend import Waiter, Waiters
+from .backend import StreamTasks, Waiters
 from .connection.interface import Address, Event, EventTuple, address_text
 from .connection_view import Connection
 from .endpoint.link import Link
@@ -49,27 +48,25 @@ class RawQuicSession:
     ) -> None:
         self._link = link
         self._connection = link.connection
+        self._streams = link.connection.streams
         self._config = link.endpoint.config
         self._turn = turn = link.endpoint.turn
         self._loop = asyncio.get_running_loop()
         self._server_name = server_name
         self._release = release  # of an endpoint that is this session's alone
         self._release_task: asyncio.Future[None] | None = None
-        self._sending: dict[int, SendStream] = {}
-        self._readers: dict[int, Waiter] = {}  # tasks that wait for data, by stream
-        self._arrived: tuple[deque[int], deque[int]] = (deque(), deque())
+        self._tasks = StreamTasks(turn)
+        self._readers, self._sending = self._tasks.readers, self._tasks.sending
         self._ended_before: set[int] = set()  # not accepted yet, and our half has ended already
-        self._accept_waiters = (Waiters(turn), Waiters(turn))
         self._open_waiters = (Waiters(turn), Waiters(turn))
         self._datagram_waiters = Waiters(turn)
         self._datagram_room_waiters = Waiters(turn)
-        self._acked_waiters = Waiters(turn)
         self._closed_waiters = Waiters(turn)
         self._pings: dict[int, asyncio.Future[None]] = {}
         self._ping_number = 0
         self._bytes_given_up = 0
         self._over = False
-        link.on_events = self._on_events
+        link.on_events, link.tasks = self._on_events, self._tasks
         logger.info("%s opened, %s side", self._name(), self.connection.side)
 
     # -- who -----------------------------------------------------------------------------------
@@ -132,7 +129,7 @@ class RawQuicSession:
         self._turn.check()
         while True:
             self._raise_if_closed()
-            stream_id = self._connection.open_stream(kind == UNI)
+            stream_id = self._streams.open_stream(kind == UNI)
             if stream_id is not None:
                 return stream_id
             self._link.flush_if_wanted()
@@ -140,15 +137,15 @@ class RawQuicSession:
 
     async def _accept(self, kind: int) -> int:
         self._turn.check()
-        arrived = self._arrived[kind]
+        arrived, acceptors = self._tasks.arrived[kind], self._tasks.acceptors[kind]
         while not arrived:
             self._raise_if_closed()
             if not self._turn.look_for_packets():
                 try:
-                    await self._accept_waiters[kind].wait()
+                    await acceptors.wait()
                 except asyncio.CancelledError:
                     if arrived:  # which this task was woken for
-                        self._accept_waiters[kind].wake_one()
+                        acceptors.wake_one()
                     raise
         return arrived.popleft()
 
@@ -159,7 +156,7 @@ class RawQuicSession:
     def _accepted(self, stream_id: int) -> SendStream:
         """The sending half of a stream of the peer's, to which things may have happened before."""
         stream = self._opened(stream_id)
-        stream._stop_code = self._connection.stop_code(stream_id)
+        stream._stop_code = self._streams.stop_code(stream_id)
         if stream_id in self._ended_before:
             self._ended_before.discard(stream_id)
             del self._sending[stream_id]
@@ -168,7 +165,7 @@ class RawQuicSession:
 
     def _is_to_be_accepted(self, stream_id: int) -> bool:
         """True for a bidirectional stream of the peer's that waits; they come in order."""
-        arrived = self._arrived[BIDI]
+        arrived = self._tasks.arrived[BIDI]
         return bool(arrived) and stream_id >= arrived[0] and stream_id % 4 == arrived[0] % 4
 
     # -- datagrams -----------------------------------------------------------------------------
@@ -321,7 +318,7 @@ class RawQuicSession:
                     stream._finished and not stream._acked and stream._stop_code is None
                     for stream in self._sending.values()
                 ):
-                    await self._acked_waiters.wait()
+                    await self._tasks.acked.wait()
         except TimeoutError:
             pass
 
@@ -330,11 +327,11 @@ class RawQuicSession:
         unfinished = []
         lost = 0
         for stream in self._sending.values():
-            size = self._connection.unacknowledged(stream.id)
+            size = self._streams.unacknowledged(stream.id)
             self._bytes_given_up += size
             if stream._open and stream._stop_code is None:
                 # Not by `stream.reset`: that would tell a writer of a reset it did not ask for.
-                self._connection.reset(stream.id, 1)
+                self._streams.reset(stream.id, 1)
                 unfinished.append(stream.id)
                 lost += size
         self._link.endpoint.flush_now(self._link)
@@ -389,20 +386,12 @@ class RawQuicSession:
     def _on_events(self, events: list[EventTuple]) -> None:
         for kind, value in events:
             if kind is READABLE:
-                reader = self._readers.pop(value, None)
-                if reader is not None:
-                    reader.wake()
+                self._tasks.readable(value)
             elif kind is STREAM_OPENED:
-                uni = (value >> 1) & 1
-                self._arrived[uni].append(value)
-                self._accept_waiters[uni].wake_one()
+                self._tasks.opened(value)
             elif kind is SEND_ENDED:
-                sending = self._sending.pop(value, None)
-                if sending is not None:
-                    sending._on_ended()
-                elif self._is_to_be_accepted(value):
+                if not self._tasks.ended(value) and self._is_to_be_accepted(value):
                     self._ended_before.add(value)
-                self._acked_waiters.wake()
             elif kind is WRITABLE:
                 sending = self._sending.get(value)
                 if sending is not None:
@@ -411,7 +400,7 @@ class RawQuicSession:
                 sending = self._sending.get(value)
                 if sending is not None:
                     sending._on_stopped()
-                self._acked_waiters.wake()
+                self._tasks.acked.wake()
             elif kind is DATAGRAMS:
                 self._datagram_waiters.wake()
             elif kind is DATAGRAM_ROOM:
@@ -438,11 +427,11 @@ class RawQuicSession:
         self._sending.clear()
         self._readers.clear()
         for waiters in (
-            *self._accept_waiters,
+            *self._tasks.acceptors,
             *self._open_waiters,
             self._datagram_waiters,
             self._datagram_room_waiters,
-            self._acked_waiters,
+            self._tasks.acked,
             self._closed_waiters,
         ):
             waiters.wake()

@@ -51,21 +51,22 @@ def _copied(data: Buffer) -> bytes:
 class SendStream:
     """The sending half of a stream; `async with` finishes it, or resets it on an exception."""
 
-    # What a stream begins with, and a short one keeps: so it need not be set for each.
+    # What is seldom asked of a short stream: it need not be set for each.
     _priority = 0
-    _bytes_written = 0
-    _finished = False
-    _reset_code: int | None = None
-    _stop_code: int | None = None
     _acked = False
-    _waiters: Waiters | None = None  # made by the first that waits
 
     def __init__(self, session: RawQuicSession, stream_id: int) -> None:
         self._session = session
         self._connection = session._connection
+        self._streams = session._streams
         self._link = session._link
         self._turn = session._turn
         self._id = stream_id
+        self._bytes_written = 0
+        self._finished = False
+        self._reset_code: int | None = None
+        self._stop_code: int | None = None
+        self._waiters: Waiters | None = None  # made by the first that waits
 
     @property
     def id(self) -> int:
@@ -103,7 +104,7 @@ class SendStream:
         chunk = data if type(data) is bytes else _copied(data)  # as_bytes, without the call
         offset = self._put(chunk, 0)
         while offset < len(chunk):
-            await self._wait()
+            await self._waiter()
             offset += self._put(chunk, offset)
 
     def finish(self) -> None:
@@ -118,7 +119,7 @@ class SendStream:
         if self._connection.close_reason is not None:
             self._check_open()
         try:
-            self._connection.finish(self._id)
+            self._streams.finish(self._id)
         except StreamError:
             self._check_open()  # as in `_put`
             raise
@@ -141,7 +142,7 @@ class SendStream:
             if self._acked:
                 return
             self._session._raise_if_closed()
-            await self._wait()
+            await self._waiter()
 
     def reset(self, code: int = 0) -> None:
         """Give up sending (RESET_STREAM, RFC 9000 §3.1): what is not delivered yet may never be.
@@ -152,7 +153,7 @@ class SendStream:
         check_code(code)
         if self._reset_code is None and not self._acked and self._stop_code is None:
             self._reset_code = code
-            self._connection.reset(self._id, code)
+            self._streams.reset(self._id, code)
             self._turn.flush_soon(self._link)
             self._wake()
 
@@ -168,7 +169,7 @@ class SendStream:
             if self._acked or self._reset_code is not None:
                 return None
             self._session._raise_if_closed()
-            await self._wait()
+            await self._waiter()
 
     async def __aenter__(self) -> Self:
         return self
@@ -196,7 +197,7 @@ class SendStream:
         if self._connection.close_reason is not None:
             self._check_open()
         try:
-            taken = self._connection.write(self._id, chunk, offset)
+            taken = self._streams.write(self._id, chunk, offset)
         except StreamError:
             self._check_open()  # which may know better, once the connection has forgotten it
             raise
@@ -214,17 +215,18 @@ class SendStream:
             raise StreamFinished(f"stream {self._id} was reset with code {self._reset_code}")
         self._session._raise_if_closed()
 
-    async def _wait(self) -> None:
+    def _waiter(self) -> Waiter:
+        """To be awaited at once: for room, or the end."""
         if self._waiters is None:
             self._waiters = Waiters(self._turn)
-        await self._waiters.wait()
+        return self._waiters.wait()
 
     def _wake(self) -> None:
         if self._waiters is not None:
             self._waiters.wake()
 
     def _on_stopped(self) -> None:
-        self._stop_code = self._connection.stop_code(self._id)
+        self._stop_code = self._streams.stop_code(self._id)
         self._wake()
 
     def _on_ended(self) -> None:
@@ -235,18 +237,18 @@ class SendStream:
 class RecvStream:
     """The receiving half of a stream. One task at a time may read it."""
 
-    # As in SendStream.
-    _returned: list[bytes] | None = None  # what a cancelled longer read had taken already
-    _reading = False
-    _at_end = False
-    _error: StreamReset | StreamFinished | None = None
+    _at_end = False  # as in SendStream
 
     def __init__(self, session: RawQuicSession, stream_id: int) -> None:
         self._session = session
         self._connection = session._connection
+        self._streams = session._streams
         self._link = session._link
         self._turn = session._turn
         self._id = stream_id
+        self._returned: list[bytes] | None = None  # what a cancelled longer read had taken already
+        self._reading = False
+        self._error: StreamReset | StreamFinished | None = None
 
     @property
     def id(self) -> int:
@@ -277,7 +279,8 @@ class RecvStream:
             self._reading = True
             try:
                 while data is None:
-                    await self._wait()
+                    if not self._turn.look_for_packets():
+                        await self._waiter()
                     data = self._take(n)
             finally:
                 self._reading = False
@@ -350,7 +353,7 @@ class RecvStream:
         if self._at_end or self._error is not None:
             return
         self._end(StreamFinished(f"reading of stream {self._id} was stopped here"))
-        self._connection.stop(self._id, code)
+        self._streams.stop(self._id, code)
         self._turn.flush_soon(self._link)
         self._wake()
 
@@ -368,7 +371,8 @@ class RecvStream:
 
     async def _read_some(self, n: int) -> bytes:
         while (data := self._take(n)) is None:
-            await self._wait()
+            if not self._turn.look_for_packets():
+                await self._waiter()
         return data
 
     def _take(self, n: int) -> bytes | None:
@@ -379,7 +383,7 @@ class RecvStream:
                 self._returned.insert(0, first[n:])
             return first[:n]
         try:
-            data = self._connection.read(self._id, n)
+            data = self._streams.read(self._id, n)
         except StreamReset as error:
             self._end(copy.copy(error))  # the one that is raised holds this frame
             raise
@@ -393,10 +397,10 @@ class RecvStream:
             self._at_end = True
         return data
 
-    async def _wait(self) -> None:
-        if not self._turn.look_for_packets():
-            waiter = self._session._readers[self._id] = Waiter(self._turn)
-            await waiter
+    def _waiter(self) -> Waiter:
+        """To be awaited at once: for data, or the end."""
+        waiter = self._session._readers[self._id] = Waiter(self._turn)
+        return waiter
 
     async def _read_all(self, limit: int | None) -> bytes:
         self._begin()

@@ -28,7 +28,7 @@ class FastConnection(JoinedPlanes):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        plane = self.plane
+        self.streams = plane = self.plane
         # What needs nothing but the data plane is its own method: a call less for each.
         self.wants_flush = plane.wants_flush
         self.sends_itself = plane.sends_itself

@@ -6,7 +6,7 @@ ECN.
 """
 
 import math
-from typing import Any
+from typing import Any, Self
 
 from aioquic.quic.connection import QuicConnectionState
 from aioquic.quic.stream import QuicStream
@@ -84,6 +84,10 @@ class PlainConnection(MendedAioquic):
 
     def armed(self, deadline: float | None) -> None:
         """The endpoint's timer stands at `deadline`."""
+
+    @property
+    def streams(self) -> Self:
+        return self
 
     def wants_flush(self) -> bool:
         """True when something was queued since the last `datagrams_to_send`."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..connection.interface import Address, Connection, EventTuple
 
 if TYPE_CHECKING:
+    from ..backend import StreamTasks
     from .udp_endpoint import UdpEndpoint
 
 
@@ -20,6 +21,7 @@ class Link:
 
     Attributes:
         on_events: called with readiness events, after each batch that brought some.
+        tasks: of the session, that wait for its streams; events for them may take this way.
         local: the local address that the peer sent to, for the answers' source; None: any.
         ids: our connection IDs that are routed here.
         armed: the earliest deadline that stands in the endpoint's timer queue for it.
@@ -35,6 +37,7 @@ class Link:
         "is_client",
         "local",
         "on_events",
+        "tasks",
     )
 
     def __init__(self, endpoint: UdpEndpoint, connection: Connection, is_client: bool) -> None:
@@ -42,6 +45,7 @@ class Link:
         self.connection = connection
         self.is_client = is_client
         self.on_events: Callable[[list[EventTuple]], None] = ignore
+        self.tasks: StreamTasks | None = None
         self.address: Address = ("", 0)
         self.local: str | None = None
         self.ids: set[bytes] = set()

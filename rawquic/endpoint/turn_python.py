@@ -7,13 +7,17 @@ and what they write leaves right behind them. `fastpath/turn.pxi` is the same, c
 
 import asyncio
 import itertools
+from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 from threading import get_ident
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .busy_poll import BusyPoll
 from .link import Link
+
+if TYPE_CHECKING:
+    from ..streams import SendStream
 
 # Connections of one turn of the loop: what has arrived for others may make their deadlines void,
 # and it must be read before the buffer is full.
@@ -259,3 +263,43 @@ class Waiters:
             for waiter in waiting:
                 waiter._among = None
                 waiter.wake()
+
+
+class StreamTasks:
+    """The tasks of a session that wait for what its streams bring.
+
+    Attributes:
+        readers: who waits for data, by stream.
+        arrived: the streams that the peer opened and nobody has accepted: bidirectional,
+            unidirectional.
+        acceptors: who waits for one of those.
+        sending: the sending halves of streams that have not ended.
+        acked: who waits until such have.
+    """
+
+    def __init__(self, turn: Turn) -> None:
+        self.readers: dict[int, Waiter] = {}
+        self.arrived: tuple[deque[int], deque[int]] = (deque(), deque())
+        self.acceptors = (Waiters(turn), Waiters(turn))
+        self.sending: dict[int, SendStream] = {}
+        self.acked = Waiters(turn)
+
+    def readable(self, stream_id: int) -> None:
+        """Data has come, or the end: wake the stream's reader."""
+        reader = self.readers.pop(stream_id, None)
+        if reader is not None:
+            reader.wake()
+
+    def opened(self, stream_id: int) -> None:
+        """The peer opened a stream (RFC 9000 §2.1): wake one who accepts such."""
+        uni = (stream_id >> 1) & 1
+        self.arrived[uni].append(stream_id)
+        self.acceptors[uni].wake_one()
+
+    def ended(self, stream_id: int) -> bool:
+        """A sending half ended (RFC 9000 §3.1); False when nobody has it."""
+        stream = self.sending.pop(stream_id, None)
+        if stream is not None:
+            stream._on_ended()
+        self.acked.wake()
+        return stream is not None

@@ -338,7 +338,7 @@ class UdpEndpoint:
         """The connection is over: keep its IDs for a while (RFC 9000 §10.2), free the rest."""
         self._links.discard(link)
         self._deadlines.forget(link)
-        link.on_events = ignore
+        link.on_events, link.tasks = ignore, None
         connection = link.connection
         if not connection.is_ending() or connection.is_gone():
             self.routes.replace(link, None)

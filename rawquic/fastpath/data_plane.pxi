@@ -325,7 +325,15 @@ cdef class DataPlane:
 
     def take_events(self):
         """What happened since the last call, as (Event, number) tuples."""
-        return plane_take_events(self)
+        cdef EventQueue events = self.events
+        cdef list result = []
+        memset(&self.events, 0, sizeof(EventQueue))
+        try:
+            for i in range(events.count):
+                result.append((EVENTS[events.items[i].kind], events.items[i].number))
+        finally:
+            free(events.items)
+        return result
 
     def wants_flush(self):
         """True when something is to be sent that was queued since the last flush."""
@@ -460,23 +468,6 @@ cdef int plane_fail(
         if self.control is not None:
             self.control.data_plane_failed(code, frame_type, (<bytes>reason).decode())
     return -1
-
-
-cdef list plane_take_events(DataPlane self, list ended=None):
-    """All; SEND_ENDED in `ended`, where that is given."""
-    cdef EventQueue events = self.events
-    cdef list result = []
-    memset(&self.events, 0, sizeof(EventQueue))
-    try:
-        for i in range(events.count):
-            item = (EVENTS[events.items[i].kind], events.items[i].number)
-            if ended is not None and events.items[i].kind == EVENT_SEND_ENDED:
-                ended.append(item)
-            else:
-                result.append(item)
-    finally:
-        free(events.items)
-    return result
 
 
 cdef inline bint plane_sends_itself(DataPlane self) noexcept:

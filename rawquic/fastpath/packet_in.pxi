@@ -147,8 +147,11 @@ cdef int open_run(
     cdef StreamFrame frame
     cdef unsigned int i
     cdef unsigned int bits = FAILED_MOST_BITS
-    with nogil:
-        key.open_packets(jobs, <Py_ssize_t>count)
+    if count == 1:
+        key.open_packets(jobs, 1)  # sooner done than the GIL is given away and taken again
+    else:
+        with nogil:
+            key.open_packets(jobs, <Py_ssize_t>count)
     for i in range(count):
         if not jobs[i].opened:
             self.counters.failed_opens += 1

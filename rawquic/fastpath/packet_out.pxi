@@ -279,8 +279,11 @@ cdef int seal_outbox(DataPlane self, Outbox *out) except -1:
     cdef uint8_t *start
     cdef const uint8_t *mask
     cdef bytes plaintext = qlog_plaintext(out) if self.qlog is not None else None
-    with nogil:
-        done = key.seal_packets(out.jobs, <Py_ssize_t>out.count)
+    if out.count == 1:
+        done = key.seal_packets(out.jobs, 1)  # as in open_run
+    else:
+        with nogil:
+            done = key.seal_packets(out.jobs, <Py_ssize_t>out.count)
     for i in range(out.count):
         memcpy(out.masks + 16 * i, out.jobs[i].packet + pn_offset + 4, 16)
     if done != <Py_ssize_t>out.count or not key.hp_masks(

@@ -1,4 +1,4 @@
-# Turn: what is to happen before an endpoint's loop sleeps, and Waiter, what its tasks wait on.
+# Turn: what is to happen before an endpoint's loop sleeps.
 #
 # The compiled twin of endpoint/turn_python.py, which says what it is for. Connections that send for
 # themselves are flushed here; Python hears of the others, and of those that have something to tell.
@@ -131,6 +131,22 @@ cdef int turn_end(Turn self, bint more_may_come) except -1:
     return 0
 
 
+cdef int turn_run(Turn self, list woken) except -1:
+    """Run those tasks. What one raises is its own, but for what ends the loop: that comes out."""
+    cdef Py_ssize_t i
+    for i in range(len(woken)):
+        try:
+            waiter_run(<Waiter>woken[i])
+            if self.at_once and self.dirty:
+                self.at_once = False
+                turn_flush(self)
+        except BaseException:
+            for later in woken[i + 1:]:
+                waiter_run_soon(<Waiter>later)
+            raise
+    return 0
+
+
 cdef inline int turn_flush_soon(Turn self, object link) except -1:
     self.dirty[link] = None
     if not (self.scheduled or self.is_next):
@@ -198,18 +214,18 @@ cdef int turn_hand_on(Turn self, list planes) except -1:
     A peer may wait for what the batch lets tasks send, nobody for the end of what was sent before:
     that comes behind the flush.
     """
-    cdef list late = []  # (link, SEND_ENDED events)
+    cdef list late = []  # (link, stream ID)
     try:
         turn_tell(self, planes, late)
     except BaseException:
-        for link, ended in late:  # the loop may go on
-            link.on_events(ended)
+        for link, stream_id in late:  # the loop may go on
+            turn_tell_ended(link, stream_id)
         raise
     if late:
         turn_begin(self)
         try:
-            for link, ended in late:
-                link.on_events(ended)
+            for link, stream_id in late:
+                turn_tell_ended(link, stream_id)
         finally:
             turn_end(self, False)
     return 0
@@ -217,7 +233,6 @@ cdef int turn_hand_on(Turn self, list planes) except -1:
 
 cdef int turn_tell(Turn self, list planes, list late) except -1:
     cdef DataPlane plane
-    cdef list events, ended
     turn_begin(self)
     try:
         for item in planes:
@@ -226,12 +241,7 @@ cdef int turn_tell(Turn self, list planes, list late) except -1:
             if link is None:
                 continue  # it ended meanwhile
             if plane.events.count:
-                ended = []
-                events = plane_take_events(plane, ended)
-                if events:
-                    link.on_events(events)
-                if ended:
-                    late.append((link, ended))
+                turn_tell_link(link, plane, late)
             if plane.dirty or plane.control_dirty:
                 turn_flush_soon(self, link)
             elif plane_has_news(plane):
@@ -241,150 +251,34 @@ cdef int turn_tell(Turn self, list planes, list late) except -1:
     return 0
 
 
-@cython.final
-@cython.freelist(64)
-cdef class Waiter:
-    """What one task awaits, and which can run that task itself: see `turn_python.Waiter`.
-
-    It has what asyncio's tasks use of a future.
-    """
-
-    cdef Turn turn
-    cdef list among           # those who wait for the same; None: nobody else
-    cdef object wakeup, context  # what makes the task go on
-    cdef object message       # of the cancellation
-    cdef bint over, was_cancelled
-    cdef public object _asyncio_future_blocking
-
-    def __init__(self, Turn turn not None):
-        self.turn = turn
-        self._asyncio_future_blocking = False
-
-    def __await__(self):
-        return self
-
-    def __next__(self):
-        if not self.over:
-            self._asyncio_future_blocking = True
-            return self
-        self.result()
-        raise StopIteration
-
-    def done(self):
-        return self.over
-
-    def get_loop(self):
-        return self.turn.loop
-
-    def add_done_callback(self, fn, *, context=None):
-        """By the task, once."""
-        self.wakeup, self.context = fn, context
-
-    def result(self):
-        if self.was_cancelled:
-            if self.message is None:
-                raise _CancelledError()
-            raise _CancelledError(self.message)
-
-    def wake(self):
-        """Let the task go on: at the end of the batch, or in the next turn of the loop."""
-        waiter_wake(self)
-
-    def cancel(self, msg=None):
-        if self.over:
-            return False
-        self.over = self.was_cancelled = True
-        self.message = msg
-        if self.among is not None:
-            self.among.remove(self)
-        waiter_run_soon(self)
-        return True
-
-
-cdef int waiter_wake(Waiter self) except -1:
-    if not self.over:
-        self.over = True
-        if self.turn.woken is None:
-            waiter_run_soon(self)
-        else:
-            self.turn.woken.append(self)
-    return 0
-
-
-cdef int waiter_run(Waiter self) except -1:
-    """Run the task now. Not to be called while a task runs."""
-    cdef object wakeup = self.wakeup, context = self.context
-    self.wakeup = self.context = None
-    if wakeup is None:
-        return 0
-    if context is None:
-        wakeup(self)
-        return 0
-    PyContext_Enter(context)
+cdef int turn_tell_link(object link, DataPlane plane, list late) except -1:
+    """Wake the tasks that streams are for; Python hears of the rest, of SEND_ENDED `late`."""
+    cdef StreamTasks tasks = link.tasks
+    cdef list others = []
+    cdef EventQueue events = plane.events
+    cdef size_t i
+    cdef uint64_t number
+    memset(&plane.events, 0, sizeof(EventQueue))
     try:
-        wakeup(self)
+        for i in range(events.count):
+            number = events.items[i].number
+            if events.items[i].kind == EVENT_READABLE and tasks is not None:
+                tasks_readable(tasks, number)
+            elif events.items[i].kind == EVENT_STREAM_OPENED and tasks is not None:
+                tasks_opened(tasks, number)
+            elif events.items[i].kind == EVENT_SEND_ENDED:
+                late.append((link, number))
+            else:
+                others.append((EVENTS[events.items[i].kind], number))
     finally:
-        PyContext_Exit(context)
+        free(events.items)
+    if others:
+        link.on_events(others)
     return 0
 
 
-cdef int waiter_run_soon(Waiter self) except -1:
-    cdef object wakeup = self.wakeup, context = self.context
-    self.wakeup = self.context = None
-    if wakeup is not None:
-        self.turn.loop.call_soon(wakeup, self, context=context)
+cdef inline int turn_tell_ended(object link, object stream_id) except -1:
+    cdef StreamTasks tasks = link.tasks
+    if tasks is None or not tasks_ended(tasks, stream_id):
+        link.on_events([(EVENTS[EVENT_SEND_ENDED], stream_id)])
     return 0
-
-
-cdef int turn_run(Turn self, list woken) except -1:
-    """Run those tasks. What one raises is its own, but for what ends the loop: that comes out."""
-    cdef Py_ssize_t i
-    for i in range(len(woken)):
-        try:
-            waiter_run(<Waiter>woken[i])
-            if self.at_once and self.dirty:
-                self.at_once = False
-                turn_flush(self)
-        except BaseException:
-            for later in woken[i + 1:]:
-                waiter_run_soon(<Waiter>later)
-            raise
-    return 0
-
-
-@cython.final
-cdef class Waiters:
-    """Wakes those that wait; each looks again whether what it waits for has come."""
-
-    cdef Turn turn
-    cdef list waiting
-
-    def __init__(self, Turn turn not None):
-        self.turn = turn
-        self.waiting = []
-
-    def __len__(self):
-        return len(self.waiting)
-
-    def wait(self):
-        """To be awaited at once, by one task."""
-        cdef Waiter waiter = Waiter(self.turn)
-        waiter.among = self.waiting
-        self.waiting.append(waiter)
-        return waiter
-
-    def wake_one(self):
-        """Wake who waits longest, for what only one can have."""
-        cdef Waiter waiter
-        if self.waiting:
-            waiter = <Waiter>self.waiting.pop(0)
-            waiter.among = None
-            waiter_wake(waiter)
-
-    def wake(self):
-        cdef list waiting = self.waiting
-        if waiting:
-            self.waiting = []
-            for waiter in waiting:
-                (<Waiter>waiter).among = None
-                waiter_wake(<Waiter>waiter)
