@@ -94,12 +94,15 @@ class RawQuicSession:
 
         The peer hears of it with the first data, or the end. Raises SessionError.
         """
-        stream_id = await self._open(BIDI)
+        while (stream_id := self._open(BIDI)) is None:
+            await self._open_waiters[BIDI].wait()
         return self._opened(stream_id), RecvStream(self, stream_id)
 
     async def open_uni(self) -> SendStream:
         """Open a stream that only this end sends on; otherwise as `open_bi`."""
-        return self._opened(await self._open(UNI))
+        while (stream_id := self._open(UNI)) is None:
+            await self._open_waiters[UNI].wait()
+        return self._opened(stream_id)
 
     async def accept_bi(self) -> tuple[SendStream, RecvStream]:
         """The next bidirectional stream of the peer's, in order.
@@ -125,15 +128,14 @@ class RawQuicSession:
         """The peer's unidirectional streams; ends as `bi_streams` does."""
         return _until_closed(self.accept_uni)
 
-    async def _open(self, kind: int) -> int:
+    def _open(self, kind: int) -> int | None:
+        """A new stream's ID; None when the peer gives no credit for it yet."""
         self._turn.check()
-        while True:
-            self._raise_if_closed()
-            stream_id = self._streams.open_stream(kind == UNI)
-            if stream_id is not None:
-                return stream_id
+        self._raise_if_closed()
+        stream_id = self._streams.open_stream(kind == UNI)
+        if stream_id is None:
             self._link.flush_if_wanted()
-            await self._open_waiters[kind].wait()
+        return stream_id
 
     async def _accept(self, kind: int) -> int:
         self._turn.check()
