@@ -553,3 +553,32 @@ async def test_the_aead_provider_can_be_chosen(certificate: Certificate) -> None
         else:
             with pytest.raises(ConfigError, match=f"Config.aead='{provider}': here it can be"):
                 await rawquic.connect("127.0.0.1", 1, config=config)
+
+
+async def test_what_comes_before_there_is_a_session(
+    certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempt keeps what the compiled loop tells of meanwhile."""
+    acked = asyncio.Event()
+    race = rawquic.client._race
+
+    async def handle(session: rawquic.RawQuicSession) -> None:
+        await session.connection.ping()  # nothing of the handshake comes with what follows
+        async with await session.open_uni() as send:
+            await send.write(b"x")
+        await send.wait_acked()
+        acked.set()
+        await session.wait_closed()
+
+    async def late(*arguments: Any) -> Any:
+        attempt = await race(*arguments)
+        await acked.wait()
+        return attempt
+
+    monkeypatch.setattr(rawquic.client, "_race", late)
+    async with (
+        rawquic.serve(handle, "127.0.0.1", 0, **certificate.server) as server,
+        rawquic.connect(*server.local_address, **certificate.client) as session,
+    ):
+        recv = await within(session.accept_uni())
+        assert await within(recv.read(-1)) == b"x"
