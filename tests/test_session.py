@@ -181,6 +181,33 @@ async def test_no_stream_is_lost_to_a_cancelled_accept_or_open(certificate: Cert
         assert (await within(client.open_uni())).id == only.id + 4
 
 
+async def test_who_waits_goes_on_in_the_order_of_what_came(pair_of_sessions: Pair) -> None:
+    client, peer, _ = pair_of_sessions
+    send, recv = await client.open_bi()
+    await send.write(b"1")
+    their_send, their_recv = await within(peer.accept_bi())
+    assert await within(their_recv.read()) == b"1"
+    order: list[str] = []
+    waits = {
+        "stream": peer.accept_uni(),
+        "data": their_recv.read(),
+        "datagram": peer.read_datagram(),
+        "stop": their_send.stopped(),
+    }
+    tasks = [await waiting(wait) for wait in waits.values()]
+    for name, task in zip(waits, tasks, strict=True):
+        task.add_done_callback(lambda _, name=name: order.append(name))
+    recv.stop()
+    client._link.endpoint.flush_now(client._link)
+    client.send_datagram(b"2")
+    client._link.endpoint.flush_now(client._link)
+    await send.write(b"3")
+    client._link.endpoint.flush_now(client._link)
+    await (await client.open_uni()).write(b"4")
+    await within(asyncio.gather(*tasks))
+    assert order == ["stop", "datagram", "data", "stream"]
+
+
 # -- the end -----------------------------------------------------------------------------------
 
 

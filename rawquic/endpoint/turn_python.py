@@ -2,7 +2,8 @@
 
 A plain future hands the task that awaits it to the loop, which runs it in its next turn. What comes
 in a batch is for a task most of the time; so tasks that a batch wakes run at the end of that batch,
-and what they write leaves right behind them. `fastpath/turn.pxi` is the same, compiled.
+and what they write leaves right behind them. `fastpath/turn.pxi` and `fastpath/waiters.pxi` are the
+same, compiled.
 """
 
 import asyncio

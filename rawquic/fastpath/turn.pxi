@@ -257,19 +257,25 @@ cdef int turn_tell_link(object link, DataPlane plane, list late) except -1:
     cdef list others = []
     cdef EventQueue events = plane.events
     cdef size_t i
+    cdef int kind
     cdef uint64_t number
     memset(&plane.events, 0, sizeof(EventQueue))
     try:
         for i in range(events.count):
             number = events.items[i].number
-            if events.items[i].kind == EVENT_READABLE and tasks is not None:
-                tasks_readable(tasks, number)
-            elif events.items[i].kind == EVENT_STREAM_OPENED and tasks is not None:
-                tasks_opened(tasks, number)
-            elif events.items[i].kind == EVENT_SEND_ENDED:
+            kind = events.items[i].kind
+            if kind == EVENT_SEND_ENDED:
                 late.append((link, number))
+            elif tasks is None or (kind != EVENT_READABLE and kind != EVENT_STREAM_OPENED):
+                others.append((EVENTS[kind], number))
             else:
-                others.append((EVENTS[events.items[i].kind], number))
+                if others:  # whom they wake runs before whom this wakes
+                    link.on_events(others)
+                    others = []
+                if kind == EVENT_READABLE:
+                    tasks_readable(tasks, number)
+                else:
+                    tasks_opened(tasks, number)
     finally:
         free(events.items)
     if others:
