@@ -85,10 +85,6 @@ class PlainConnection(MendedAioquic):
     def armed(self, deadline: float | None) -> None:
         """The endpoint's timer stands at `deadline`."""
 
-    @property
-    def streams(self) -> Self:
-        return self
-
     def wants_flush(self) -> bool:
         """True when something was queued since the last `datagrams_to_send`."""
         return self._dirty
@@ -102,6 +98,10 @@ class PlainConnection(MendedAioquic):
         self.fail(StatelessReset())
 
     # -- streams -------------------------------------------------------------------------------
+
+    @property
+    def streams(self) -> Self:
+        return self
 
     def open_stream(self, unidirectional: bool) -> int | None:
         """The ID of a new stream, or None until STREAMS_AVAILABLE (RFC 9000 §4.6)."""

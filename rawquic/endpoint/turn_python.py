@@ -12,13 +12,10 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .busy_poll import BusyPoll
 from .link import Link
-
-if TYPE_CHECKING:
-    from ..streams import SendStream
 
 # Connections of one turn of the loop: what has arrived for others may make their deadlines void,
 # and it must be read before the buffer is full.
@@ -282,7 +279,7 @@ class StreamTasks:
         self.readers: dict[int, Waiter] = {}
         self.arrived: tuple[deque[int], deque[int]] = (deque(), deque())
         self.acceptors = (Waiters(turn), Waiters(turn))
-        self.sending: dict[int, SendStream] = {}
+        self.sending: dict[int, Any] = {}  # SendStreams
         self.acked = Waiters(turn)
 
     def readable(self, stream_id: int) -> None:

@@ -170,10 +170,11 @@ cdef class StreamTasks:
 
 
 cdef inline int tasks_readable(StreamTasks self, stream_id) except -1:
+    cdef Waiter reader
     if self.readers:
         reader = self.readers.pop(stream_id, None)
         if reader is not None:
-            waiter_wake(<Waiter>reader)
+            waiter_wake(reader)
     return 0
 
 
