@@ -181,12 +181,23 @@ async def test_no_stream_is_lost_to_a_cancelled_accept_or_open(certificate: Cert
         assert (await within(client.open_uni())).id == only.id + 4
 
 
+Halves = tuple[rawquic.SendStream, rawquic.RecvStream]
+
+
+async def bidirectional(
+    client: rawquic.RawQuicSession, peer: rawquic.RawQuicSession
+) -> tuple[Halves, Halves]:
+    """Both ends of a stream that `client` opened, and whose first byte `peer` has read."""
+    ours = await client.open_bi()
+    await ours[0].write(b"0")
+    theirs = await within(peer.accept_bi())
+    assert await within(theirs[1].read()) == b"0"
+    return ours, theirs
+
+
 async def test_who_waits_goes_on_in_the_order_of_what_came(pair_of_sessions: Pair) -> None:
     client, peer, _ = pair_of_sessions
-    send, recv = await client.open_bi()
-    await send.write(b"1")
-    their_send, their_recv = await within(peer.accept_bi())
-    assert await within(their_recv.read()) == b"1"
+    (send, recv), (their_send, their_recv) = await bidirectional(client, peer)
     order: list[str] = []
     waits = {
         "stream": peer.accept_uni(),
@@ -692,10 +703,7 @@ async def test_ping_of_a_session_that_ends(certificate: Certificate) -> None:
 
 async def test_key_updates(pair_of_sessions: Pair) -> None:
     client, peer, _ = pair_of_sessions
-    send, recv = await client.open_bi()
-    await send.write(b"0")
-    their_send, their_recv = await within(peer.accept_bi())
-    assert await within(their_recv.read()) == b"0"
+    (send, recv), (their_send, their_recv) = await bidirectional(client, peer)
     for number, session in enumerate((client, peer, client), 1):
         session.connection.request_key_update()
         await send.write(b"there")
