@@ -33,10 +33,14 @@ class Socket:
         self.comes_at: set[int] = set()
         monkeypatch.setattr(busy_poll.time, "monotonic", lambda: self.now)
 
-    def read(self) -> bool:
-        self.looks += 1
-        self.now += 1e-6
-        return self.looks in self.comes_at
+    def read_until(self, end: float) -> bool:
+        while True:
+            self.looks += 1
+            self.now += 1e-6
+            if self.looks in self.comes_at:
+                return True
+            if self.now >= end:
+                return False
 
 
 @pytest.fixture
@@ -50,7 +54,7 @@ def socket(monkeypatch: pytest.MonkeyPatch) -> Socket:
 
 
 def polling(loop: Any, socket: Socket, seconds: float = 0.01) -> BusyPoll:
-    poll = BusyPoll(loop, socket.read, seconds)
+    poll = BusyPoll(loop, socket.read_until, seconds)
     poll.found()
     loop.turn()
     socket.looks = 0

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -66,6 +68,33 @@ def test_a_small_buffer_is_acknowledged_piece_by_piece(
     ours, theirs = sockets
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 150_000)
     assert len(acknowledgements(ours, theirs, 230)) >= 2
+
+
+def test_it_reads_until_something_comes_or_the_time_is_over(
+    sockets: tuple[socket.socket, socket.socket],
+) -> None:
+    from rawquic._fastpath import Reactor
+
+    ours, theirs = sockets
+    seen: list[bytes] = []
+    reactor = Reactor(
+        compiled()(ours), lambda others, planes: seen.extend(o[0] for o in others), lambda: None
+    )
+    try:
+        assert not reactor.read_until(time.monotonic() - 1)
+        end = time.monotonic() + 0.02
+        assert not reactor.read_until(end)
+        assert time.monotonic() >= end
+        later = threading.Timer(0.02, theirs.sendto, (b"hello", ours.getsockname()))
+        later.start()
+        assert reactor.read_until(time.monotonic() + 30)
+        later.join()
+        assert seen == [b"hello"]
+        theirs.sendto(b"again", ours.getsockname())
+        assert reactor.read_until(0.0)  # it looks once in any case
+    finally:
+        reactor.close()
+    assert not reactor.read_until(time.monotonic() + 30)
 
 
 class Owner:

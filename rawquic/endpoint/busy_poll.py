@@ -13,16 +13,20 @@ WITHOUT_A_TURN = 1e-3  # seconds that a reader may go on without a turn of the l
 
 
 class BusyPoll:
-    """Calls `read` again and again until nothing has come for `seconds`.
+    """Calls `read_until` again and again until nothing has come for `seconds`.
 
-    `read` takes what waits on the socket, and returns False when that was nothing.
+    `read_until` takes what waits on the socket; where nothing does, it looks again until something
+    has come or the monotonic clock shows the time given. It returns False when nothing came.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, read: Callable[[], bool], seconds: float
+        self,
+        loop: asyncio.AbstractEventLoop,
+        read_until: Callable[[float], bool],
+        seconds: float,
     ) -> None:
         self._loop = loop
-        self._read = read
+        self.read_until = read_until
         self._seconds = seconds
         self._until = 0.0
         self._turn = 0.0  # when the loop had its last turn
@@ -57,10 +61,8 @@ class BusyPoll:
         return self._ready is not None and len(self._ready) <= own
 
     def _spin(self, now: float) -> bool:
-        end = now + SPIN
-        while not self._read():
-            if self._closed or time.monotonic() >= end:
-                return False
+        if not self.read_until(now + SPIN):
+            return False
         self._until = time.monotonic() + self._seconds
         return True
 
@@ -75,7 +77,7 @@ class BusyPoll:
         self._turn = now = time.monotonic()
         if self._is_idle(0):
             self._spin(now)
-        elif self._read():
+        elif self.read_until(now):
             self._until = now + self._seconds
         if self._closed:
             return

@@ -159,38 +159,19 @@ cdef class Reactor:
 
         False: nothing waited.
         """
-        cdef list others = []
-        cdef Receiver *receiver = &self.socket.receiver
-        cdef size_t taken = 0, acknowledged = 0
-        cdef int got, i, reads
-        cdef double now
-        if self.closed:
-            return False
-        self.socket.enter()
-        try:
-            for reads in range(READS_MOST):
-                with nogil:
-                    got = receive_batch(receiver, SLOTS)
-                now = monotonic()
-                if got < 0:
-                    if got != -EAGAIN:
-                        raise OSError(-got, strerror(-got).decode())
-                    break
-                for i in range(got):
-                    taken += receiver.messages[i].length
-                    reactor_message(self, &receiver.messages[i], others, now)
-                if receiver.emptied or taken >= READ_BYTES_MOST:
-                    break
-                if taken - acknowledged >= self.acknowledge_bytes:
-                    acknowledged = taken
-                    self.socket.busy = False
-                    for plane in self.touched:
-                        reactor_answer(self, <DataPlane>plane, now)
-                    self.socket.enter()
-        finally:
-            self.socket.busy = False
-        reactor_after(self, others)
-        return taken > 0
+        return reactor_read(self)
+
+    def read_until(self, double end):
+        """As on_readable, again and again until something came or time.monotonic() shows `end`.
+
+        Another program may want this core meanwhile: it gets it.
+        """
+        while not reactor_read(self):
+            if self.closed or monotonic() >= end:
+                return False
+            with nogil:
+                sched_yield()
+        return True
 
     @property
     def grouped(self):
@@ -246,6 +227,42 @@ cdef int reactor_grow(Reactor self) except -1:
             slots[j] = before[i]
     free(before)
     return 0
+
+
+cdef bint reactor_read(Reactor self) except *:
+    """See `Reactor.on_readable`."""
+    cdef list others = []
+    cdef Receiver *receiver = &self.socket.receiver
+    cdef size_t taken = 0, acknowledged = 0
+    cdef int got, i, reads
+    cdef double now
+    if self.closed:
+        return False
+    self.socket.enter()
+    try:
+        for reads in range(READS_MOST):
+            with nogil:
+                got = receive_batch(receiver, SLOTS)
+            now = monotonic()
+            if got < 0:
+                if got != -EAGAIN:
+                    raise OSError(-got, strerror(-got).decode())
+                break
+            for i in range(got):
+                taken += receiver.messages[i].length
+                reactor_message(self, &receiver.messages[i], others, now)
+            if receiver.emptied or taken >= READ_BYTES_MOST:
+                break
+            if taken - acknowledged >= self.acknowledge_bytes:
+                acknowledged = taken
+                self.socket.busy = False
+                for plane in self.touched:
+                    reactor_answer(self, <DataPlane>plane, now)
+                self.socket.enter()
+    finally:
+        self.socket.busy = False
+    reactor_after(self, others)
+    return taken > 0
 
 
 cdef int reactor_message(Reactor self, Message *message, list others, double now) except -1:
