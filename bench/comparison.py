@@ -138,7 +138,8 @@ class Comparison:
         """One pair's turn in round `number`. Raises Failed."""
         if work.name == "idle":
             return self.idle(runner, options)
-        return runner.run(work.work, options)
+        with machine.awake(runner.pair.awake):
+            return runner.run(work.work, options)
 
     def idle(self, runner: Runner, options: dict[str, Any]) -> dict[str, Any]:
         """On a fresh server, since memory that was freed before would be used again.

@@ -1,11 +1,44 @@
-"""What the figures were measured on."""
+"""What the figures were measured on, and how its cores are kept awake."""
 
+import contextlib
 import os
 import platform
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 UDP_SEGMENT, UDP_GRO = 103, 104
+# The kernel's promise of a wake-up time (PM QoS): while a process has it open and has asked for
+# 0 µs, cores wait for work in a loop and do not halt.
+LATENCY = Path("/dev/cpu_dma_latency")
+
+
+def _asks_latency() -> int:
+    descriptor = os.open(LATENCY, os.O_WRONLY | os.O_CLOEXEC)
+    os.write(descriptor, (0).to_bytes(4, "little"))
+    return descriptor
+
+
+def not_awake() -> str | None:
+    """Why cores cannot be kept awake here; None where they can."""
+    try:
+        os.close(_asks_latency())
+    except OSError as error:
+        return f"cores cannot be kept awake: {LATENCY}: {error.strerror}"
+    return None
+
+
+@contextlib.contextmanager
+def awake(wanted: bool) -> Iterator[None]:
+    """Cores do not halt meanwhile, where that is wanted. Raises OSError."""
+    if not wanted:
+        yield
+        return
+    descriptor = _asks_latency()
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _cpu_model() -> str:
@@ -40,6 +73,13 @@ def _granted(option: int, wanted: int) -> int:
         return sock.getsockopt(socket.SOL_SOCKET, option)
 
 
+def _first_line(path: str) -> str | None:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None
+
+
 def facts() -> dict[str, object]:
     """Cores, kernel, processor, what the kernel grants a UDP socket that asks for 4 MiB."""
     wanted = 4 << 20
@@ -48,6 +88,8 @@ def facts() -> dict[str, object]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
+        "idle": _first_line("/sys/devices/system/cpu/cpuidle/current_driver"),
+        "guest_halt_poll_ns": _first_line("/sys/module/haltpoll/parameters/guest_halt_poll_ns"),
         "rmem_max": _sysctl("net.core.rmem_max"),
         "wmem_max": _sysctl("net.core.wmem_max"),
         "receive_buffer_granted": _granted(socket.SO_RCVBUF, wanted),

@@ -88,6 +88,7 @@ class Pair:
     server: End
     works: frozenset[str] | None = None  # None: all
     quick: bool = True
+    awake: bool = False  # measured while `machine.awake` holds
 
     def takes(self, work: Work) -> bool:
         return self.works is None or work.name in self.works
@@ -99,6 +100,12 @@ def same(
     return Pair(name, what, end, end, works, quick)
 
 
+def awake(stack: str, *, quick: bool = False) -> Pair:
+    """Without the waking of an idle core at each hop, which is the machine's and not a stack's."""
+    what = f"{stack}, cores kept awake"
+    return Pair(f"{stack}-awake", what, End(stack), End(stack), ONE_BY_ONE, quick, awake=True)
+
+
 def tls(loop: str, cipher: str, *, quick: bool) -> Pair:
     name = f"tls-{loop}-{cipher.split('-')[1]}"
     end = End("tls", {"loop": loop, "cipher": cipher})
@@ -107,7 +114,8 @@ def tls(loop: str, cipher: str, *, quick: bool) -> Pair:
 
 
 OURS = "rawquic"
-WAITING = frozenset({"requests", "requests-100", "ping-pong"})
+ONE_BY_ONE = frozenset({"requests", "ping-pong"})
+WAITING = ONE_BY_ONE | {"requests-100"}
 
 
 def ours(
@@ -147,6 +155,11 @@ PAIRS = (
     ours("256", "AES-256-GCM", TRANSFERS, quick=True, cipher="aes-256-gcm"),
     ours("openssl", "OpenSSL's AEAD", TRANSFERS, quick=True, aead="openssl"),
     ours("busy-poll", "busy_poll of 0.1 ms", WAITING, quick=True, busy_poll=0.0001),
+    awake(OURS, quick=True),
+    awake("quinn", quick=True),
+    awake("aiopquic"),
+    awake("qh3"),
+    awake("aioquic"),
     ours("9000", "mtu_upper_bound of 9,000", TRANSFERS, mtu_upper_bound=9_000),
     ours("small-buffers", "socket buffers of 212,992", TRANSFERS, socket_buffer=212_992),
     same(

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import machine
 from environments import ROOT, Absent
 from matrix import End, Pair
 
@@ -119,7 +120,7 @@ class Runner:
             program = self._programs[end.stack]
             if isinstance(program, Absent):
                 return f"{end.stack}: {program.reason}"
-        return None
+        return machine.not_awake() if self.pair.awake else None
 
     def _agent(self, role: str, end: End) -> Agent:
         settings = json.dumps({**self._complete(), **end.settings})

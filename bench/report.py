@@ -136,12 +136,15 @@ def machine_line(facts: Row) -> str:
     offload = ", ".join(
         f"{name.upper()} {'yes' if facts[name] else 'no'}" for name in ("gso", "gro")
     )
+    idle = facts.get("idle") or "not known"
+    if facts.get("guest_halt_poll_ns") is not None:
+        idle += f" (guest_halt_poll_ns {facts['guest_halt_poll_ns']})"
     load = ", ".join(f"{value:.1f}" for value in facts["load"])
     return (
         f"{facts['cpu']}, {facts['cores']} cores; {facts['kernel']}; Python {facts['python']}; "
         f"UDP buffers granted of 4 MiB asked: {buffers} (receive, send, as the kernel counts); "
         f"rmem_max {facts['rmem_max']:,}, wmem_max {facts['wmem_max']:,}; {offload}; "
-        f"load before the run {load}"
+        f"idle driver {idle}; load before the run {load}"
     )
 
 

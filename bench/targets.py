@@ -43,6 +43,7 @@ TARGETS = (
     *_transfers("rawquic-256", {"tls-uvloop-256": 2}),
     *_transfers("rawquic-openssl", {FLOOR: 0.75, "tls-uvloop-256": 1, "aiopquic": 6}),
     Target("requests", OURS, "", 9_000),
+    Target("requests", "rawquic-awake", "", 9_000),
     Target("requests", "rawquic-busy-poll", OURS, 2),
     Target("requests-100", OURS, "", 30_000),
     Target("requests-100", OURS, "aiopquic", 1.5),
