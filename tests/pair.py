@@ -487,7 +487,7 @@ class Reader:
     def _read(self, stream_id: int) -> None:
         buffer = self.data.setdefault(stream_id, bytearray())
         try:
-            while (data := self.connection.read(stream_id, 65536)) is not None:
+            while (data := self.connection.streams.read(stream_id, 65536)) is not None:
                 if not data:
                     self.ended.add(stream_id)
                     return
@@ -506,7 +506,7 @@ class Writer:
         self.offset = 0
         self.finished = False
         if isinstance(connection, ControlPlane):
-            stream_id = connection.open_stream(unidirectional)
+            stream_id = connection.streams.open_stream(unidirectional)
             assert stream_id is not None
             self.stream_id = stream_id
             pair.checks.append(self)
@@ -529,10 +529,10 @@ class Writer:
     def __call__(self) -> None:
         if self.finished or self.connection._state in END_STATES:
             return
-        taken = self.connection.write(self.stream_id, self.data, self.offset)
+        taken = self.connection.streams.write(self.stream_id, self.data, self.offset)
         self.offset += taken
         if self.offset == len(self.data):
-            self.connection.finish(self.stream_id)
+            self.connection.streams.finish(self.stream_id)
             self.finished = True
         if taken or self.finished:
             self.pair.flush()
@@ -555,7 +555,7 @@ def happened(pair: Pair, connection: Either, kind: Event) -> list[int]:
 
 
 def opened(connection: Either, unidirectional: bool = True) -> int:
-    stream_id = connection.open_stream(unidirectional)
+    stream_id = connection.streams.open_stream(unidirectional)
     assert stream_id is not None
     return stream_id
 
@@ -563,9 +563,9 @@ def opened(connection: Either, unidirectional: bool = True) -> int:
 def written(pair: Pair, data: bytes, *, fin: bool = False, bidi: bool = False) -> int:
     """A stream of the client's with this data, all of it delivered."""
     stream_id = opened(pair.client, not bidi)
-    assert pair.client.write(stream_id, data, 0) == len(data)
+    assert pair.client.streams.write(stream_id, data, 0) == len(data)
     if fin:
-        pair.client.finish(stream_id)
+        pair.client.streams.finish(stream_id)
     pair.flush()
     pair.run(0.5)
     return stream_id

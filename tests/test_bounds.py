@@ -132,7 +132,7 @@ def test_too_many_holes_in_a_stream() -> None:
     reason = server.close_reason
     assert isinstance(reason, ProtocolViolation)
     assert reason.code == QuicErrorCode.PROTOCOL_VIOLATION and "holes" in reason.reason
-    assert pair.server.read(2, 10) == b"a"
+    assert pair.server.streams.read(2, 10) == b"a"
 
 
 def test_holes_at_the_bound_can_be_filled() -> None:
@@ -144,7 +144,7 @@ def test_holes_at_the_bound_can_be_filled() -> None:
     pair.inject(pair.client, stream_frame(2, 2049, b"over"))
     pair.inject(pair.client, stream_frame(2, 0, b"y"))
     pair.inject(pair.client, stream_frame(2, 2, b"y"))
-    assert pair.server.read(2, 100) == b"yxyx"
+    assert pair.server.streams.read(2, 100) == b"yxyx"
     pair.inject(pair.client, stream_frame(2, 2049, b"again"))
     assert views.holes(pair.server, 2) == 1023
     assert pair.server.close_reason is None

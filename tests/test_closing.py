@@ -170,8 +170,8 @@ def test_connection_refused() -> None:
 
 def test_fail_tells_the_peer_nothing() -> None:
     pair = make().handshake()
-    stream_id = pair.client.open_stream(True)
-    pair.client.write(stream_id, b"x", 0)
+    stream_id = pair.client.streams.open_stream(True)
+    pair.client.streams.write(stream_id, b"x", 0)
     pair.client.fail(SessionError("gone"))
     sent = pair.sent[pair.client]
     pair.flush()

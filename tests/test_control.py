@@ -150,8 +150,8 @@ def test_keep_alive_that_cannot_be_sent_does_not_spin() -> None:
     """A full congestion window holds a PING back: its timer must move on all the same."""
     config = Config(keep_alive_interval=0.010, max_idle_timeout=2.0)
     pair = our_pair(config).handshake()
-    stream_id = pair.client.open_stream(True)
-    pair.client.write(stream_id, bytes(500 * KIB), 0)
+    stream_id = pair.client.streams.open_stream(True)
+    pair.client.streams.write(stream_id, bytes(500 * KIB), 0)
     pair.keep = lambda source, data: False
     steps = 0
 
@@ -271,8 +271,8 @@ def test_the_token_of_an_id_kept_for_another_path_is_recognised() -> None:
 def test_a_stateless_reset_ends_it_and_nothing_more_is_sent() -> None:
     """RFC 9000 §10.3.1: it MUST NOT send any further packets."""
     pair = make().handshake()
-    stream_id = pair.client.open_stream(True)
-    pair.client.write(stream_id, bytes(100 * KIB), 0)
+    stream_id = pair.client.streams.open_stream(True)
+    pair.client.streams.write(stream_id, bytes(100 * KIB), 0)
     pair.client.stateless_reset()
     assert isinstance(pair.client.close_reason, StatelessReset)
     assert pair.client.datagrams_to_send(pair.now + 1) == []
@@ -325,8 +325,8 @@ def test_migration_that_is_off_is_off_during_the_handshake() -> None:
 
 def test_a_spoofed_address_gets_no_more_than_three_times_what_came() -> None:
     pair = our_server().handshake()
-    stream_id = pair.server.open_stream(True)
-    pair.server.write(stream_id, bytes(100 * KIB), 0)
+    stream_id = pair.server.streams.open_stream(True)
+    pair.server.streams.write(stream_id, bytes(100 * KIB), 0)
     spoofed = seal(pair.client, frame(0x01) + bytes(60))
     pair.deliver(pair.server, spoofed, ELSEWHERE)
     sent = 0
@@ -346,12 +346,12 @@ def probe_sizes(probe: bytes, address: tuple[str, int], sent_before: int) -> tup
     The server hears `probe` after it sent so many bytes, none of which is acknowledged.
     """
     pair = our_server().handshake()
-    pair.server.write(opened(pair.server), bytes(sent_before), 0)
+    pair.server.streams.write(opened(pair.server), bytes(sent_before), 0)
     pair.keep = lambda source, data: source is pair.client
     pair.flush()
     pair.run(0.03)
     seen = pair.server.statistics()
-    pair.server.write(opened(pair.server), b"behind the probe", 0)
+    pair.server.streams.write(opened(pair.server), b"behind the probe", 0)
     sizes: list[int] = []
     handlers = pair.client._QuicConnection__frame_handlers
     for kind in (0x1A, 0x1B):
@@ -395,7 +395,7 @@ def test_a_client_drops_packets_from_an_unknown_address() -> None:
     pair.deliver(pair.client, packet, ELSEWHERE)
     assert not views.streams(pair.client)
     pair.deliver(pair.client, packet, SERVER)
-    assert pair.client.read(3, 10) == b"x"
+    assert pair.client.streams.read(3, 10) == b"x"
 
 
 # -- statistics ------------------------------------------------------------------------------------

@@ -43,8 +43,8 @@ class End:
         self.pair: Pair = our_server(config).handshake()
         self.server = self.pair.server
         for unidirectional in (False, True):
-            stream_id = self.server.open_stream(unidirectional)
-            self.server.write(stream_id, b"from the server", 0)
+            stream_id = self.server.streams.open_stream(unidirectional)
+            self.server.streams.write(stream_id, b"from the server", 0)
         self.pair.flush()
         self.data: dict[int, bytes] = {}
         self.ended: dict[int, Any] = {}
@@ -58,7 +58,7 @@ class End:
         if stream_id in self.ended or self._unknown(stream_id):
             return
         try:
-            while most > 0 and (data := self.server.read(stream_id, most)) is not None:
+            while most > 0 and (data := self.server.streams.read(stream_id, most)) is not None:
                 if data == b"":
                     self.ended[stream_id] = "end"
                     return
@@ -81,7 +81,7 @@ class End:
             "datagrams": self.datagrams,
             "closed": None if reason is None else type(reason).__name__,
             "code": getattr(reason, "code", None),
-            "stopped": [self.server.stop_code(each) for each in (*STREAMS, 1, 3)],
+            "stopped": [self.server.streams.stop_code(each) for each in (*STREAMS, 1, 3)],
         }
 
 

@@ -155,8 +155,8 @@ class TestPaths:
         pair = our_pair().handshake()
         assert transfer(pair, pair.server, DATA) == DATA
         pair.remark = lambda source, codepoint: codepoint and CE
-        stream_id = pair.server.open_stream(True)
-        pair.server.write(stream_id, bytes(20_000), 0)
+        stream_id = pair.server.streams.open_stream(True)
+        pair.server.streams.write(stream_id, bytes(20_000), 0)
         pair.flush()
         pair.run(1.0)
         seen = pair.server.statistics()

@@ -16,7 +16,7 @@ PADDING = bytes(1200)
 def test_no_more_than_three_times_what_came_from_an_unvalidated_address() -> None:
     pair, tap = tapped("stock", "fast")
     stream_id = opened(pair.server)
-    pair.server.write(stream_id, bytes(200 * KIB), 0)
+    pair.server.streams.write(stream_id, bytes(200 * KIB), 0)
     pair.addresses[pair.client] = ELSEWHERE
     pair.keep = lambda source, data: source is pair.client
     received = 0
@@ -116,7 +116,7 @@ def blocked() -> tuple[Pair, Wiretap]:
     """The server's window is full, and nothing that it sends arrives any more."""
     pair, tap = tapped("stock", "fast")
     pair.keep = lambda source, data: source is pair.client
-    pair.server.write(opened(pair.server), bytes(200 * KIB), 0)
+    pair.server.streams.write(opened(pair.server), bytes(200 * KIB), 0)
     pair.flush()
     return pair, tap
 

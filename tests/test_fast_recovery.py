@@ -85,7 +85,7 @@ def test_a_replayed_packet_changes_nothing() -> None:
     packet = seal(pair.client, stream_frame(2, 0, b"once"))
     for _ in range(5):
         pair.deliver(pair.server, packet)
-    assert pair.server.read(2, 100) == b"once"
+    assert pair.server.streams.read(2, 100) == b"once"
     assert pair.server.plane.inspect()["received"] == 4
 
 
@@ -117,7 +117,7 @@ def late_flight() -> tuple[Pair, Any, int, int, int]:
         pair.run(0.5)
         first = views.next_number(pair.server)
         stream_id = opened(pair.server)
-        pair.server.write(stream_id, bytes(8 * KIB), 0)
+        pair.server.streams.write(stream_id, bytes(8 * KIB), 0)
         pair.keep = lambda source, data: False
         pair.flush()
         last = views.next_number(pair.server) - 1
@@ -137,7 +137,7 @@ def test_spurious_loss_is_noticed_and_the_window_restored() -> None:
     pair.inject(pair.client, frame(0x02, last, 0, 0, last - first))
     assert server.plane.inspect()["spurious"] > 0
     assert server.statistics().congestion_window >= before.congestion_window
-    assert server.unacknowledged(stream_id) == 0
+    assert server.streams.unacknowledged(stream_id) == 0
 
 
 # -- probe timeouts --------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def test_probes_carry_data_and_are_small_from_the_second_on() -> None:
     pair.run(1.0)
     assert pair.server.statistics().mtu == 1452
     stream_id = opened(pair.server)
-    pair.server.write(stream_id, bytes(range(256)) * 40, 0)
+    pair.server.streams.write(stream_id, bytes(range(256)) * 40, 0)
     black_out(pair)
     pair.flush()
     begin = pair.now
@@ -170,7 +170,7 @@ def test_probes_carry_data_and_are_small_from_the_second_on() -> None:
     assert all(b == pytest.approx(2 * a, rel=0.05) for a, b in itertools.pairwise(gaps))
     pair.keep = None
     reader = Reader(pair, pair.client)
-    pair.run_until(lambda: pair.server.unacknowledged(stream_id) == 0)
+    pair.run_until(lambda: pair.server.streams.unacknowledged(stream_id) == 0)
     assert bytes(reader.data[stream_id]) == bytes(range(256)) * 40
 
 
@@ -410,8 +410,8 @@ def test_small_streams_share_packets() -> None:
     begin = pair.now
     for _ in range(20):
         stream_id = opened(pair.server)
-        pair.server.write(stream_id, b"x" * 20, 0)
-        pair.server.finish(stream_id)
+        pair.server.streams.write(stream_id, b"x" * 20, 0)
+        pair.server.streams.finish(stream_id)
     pair.flush()
     packets = [each for each in tap.since(begin) if each.has(*STREAM)]
     assert len(packets) == 1
@@ -423,7 +423,7 @@ def test_many_small_writes_are_joined() -> None:
     stream_id = opened(pair.server)
     begin = pair.now
     for number in range(100):
-        assert pair.server.write(stream_id, b"%02d" % number, 0) == 2
+        assert pair.server.streams.write(stream_id, b"%02d" % number, 0) == 2
     pair.flush()
     (packet,) = [each for each in tap.since(begin) if each.has(*STREAM)]
     (item,) = packet.of(*STREAM)
@@ -445,11 +445,11 @@ def test_a_stream_of_higher_priority_goes_first_also_when_sent_again() -> None:
     low, high = opened(pair.server), opened(pair.server)
     pair.server.set_priority(high, 3)
     for stream_id in (low, high):
-        pair.server.write(stream_id, bytes(60 * KIB), 0)
+        pair.server.streams.write(stream_id, bytes(60 * KIB), 0)
     begin = pair.now
     tap.lose_first(*STREAM)
     pair.flush()
-    pair.run_until(lambda: pair.server.unacknowledged(low) == 0)
+    pair.run_until(lambda: pair.server.streams.unacknowledged(low) == 0)
     order = [item[1] for each in tap.since(begin) for item in each.of(*STREAM)]
     first_low = order.index(low)
     assert len([each for each in order[:first_low] if each == high]) >= 60 * KIB // 1452
@@ -458,7 +458,7 @@ def test_a_stream_of_higher_priority_goes_first_also_when_sent_again() -> None:
 def test_a_full_buffer_of_unread_data_stops_nobody_else() -> None:
     pair, _ = tapped(Config(send_window=32 * KIB))
     stream_id = opened(pair.server)
-    assert pair.server.write(stream_id, bytes(64 * KIB), 0) == 32 * KIB
+    assert pair.server.streams.write(stream_id, bytes(64 * KIB), 0) == 32 * KIB
     pair.flush()
     pair.run(1.0)
     assert (Event.WRITABLE, stream_id) in pair.events[pair.server]

@@ -73,7 +73,7 @@ def test_the_first_credit_frame_is_lost(kind: int) -> None:
 
 
 def _open_into(connection: Any, ids: list[int]) -> bool:
-    stream_id = connection.open_stream(True)
+    stream_id = connection.streams.open_stream(True)
     if stream_id is not None:
         ids.append(stream_id)
     return stream_id is not None
@@ -104,10 +104,10 @@ def test_the_first_reset_stream_is_lost() -> None:
     lost = tap.lose_first(0x04)
     reader = Reader(pair, pair.server)
     stream_id = opened(pair.client)
-    pair.client.write(stream_id, b"x", 0)
+    pair.client.streams.write(stream_id, b"x", 0)
     pair.flush()
     pair.run(0.2)
-    pair.client.reset(stream_id, 7)
+    pair.client.streams.reset(stream_id, 7)
     pair.flush()
     pair.run(2.0)
     assert lost and reader.reset == {stream_id: 7}
@@ -119,13 +119,13 @@ def test_the_first_stop_sending_is_lost() -> None:
     pair.handshake()
     lost = tap.lose_first(0x05)
     stream_id = opened(pair.client)
-    pair.client.write(stream_id, b"x", 0)
+    pair.client.streams.write(stream_id, b"x", 0)
     pair.flush()
     pair.run(0.2)
-    pair.server.stop(stream_id, 9)
+    pair.server.streams.stop(stream_id, 9)
     pair.flush()
     pair.run(2.0)
-    assert lost and pair.client.stop_code(stream_id) in (9, None)
+    assert lost and pair.client.streams.stop_code(stream_id) in (9, None)
     assert (Event.STOPPED, stream_id) in pair.events[pair.client]
     assert not views.streams(pair.client) and not views.streams(pair.server)
 

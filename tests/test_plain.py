@@ -96,7 +96,7 @@ def test_one_unread_stream_does_not_take_the_credit_of_others() -> None:
     config = Config(receive_window=64 * KIB, stream_receive_window=16 * KIB)
     pair = our_pair(server=config).handshake()
     stuck = opened(pair.client)
-    pair.client.write(stuck, bytes(16 * KIB), 0)
+    pair.client.streams.write(stuck, bytes(16 * KIB), 0)
     pair.flush()
     pair.run(0.5)
     pair.events[pair.server].clear()
@@ -132,10 +132,10 @@ def test_write_takes_only_what_the_send_buffer_holds_and_wakes_at_half() -> None
     pair = our_pair(config).handshake()
     client = pair.client
     stream_id = opened(client)
-    assert client.write(stream_id, bytes(100 * KIB), 0) == 64 * KIB
-    assert client.write(stream_id, bytes(100 * KIB), 64 * KIB) == 0
+    assert client.streams.write(stream_id, bytes(100 * KIB), 0) == 64 * KIB
+    assert client.streams.write(stream_id, bytes(100 * KIB), 64 * KIB) == 0
     other = opened(client)
-    assert client.write(other, b"x", 0) == 0  # the bound is the connection's
+    assert client.streams.write(other, b"x", 0) == 0  # the bound is the connection's
     woken: list[int] = []
 
     def look() -> None:
@@ -159,31 +159,31 @@ def test_write_takes_only_what_the_send_buffer_holds_and_wakes_at_half() -> None
 def test_the_send_window_can_be_set() -> None:
     pair = our_pair(Config(send_window=2 * KIB)).handshake()
     stream_id = opened(pair.client)
-    assert pair.client.write(stream_id, bytes(10 * KIB), 0) == 2 * KIB
+    assert pair.client.streams.write(stream_id, bytes(10 * KIB), 0) == 2 * KIB
     pair.client.set_send_window(6 * KIB)
     assert pair.client.events() == [(Event.WRITABLE, stream_id)]
-    assert pair.client.write(stream_id, bytes(10 * KIB), 2 * KIB) == 4 * KIB
-    assert pair.client.unacknowledged(stream_id) == 6 * KIB
+    assert pair.client.streams.write(stream_id, bytes(10 * KIB), 2 * KIB) == 4 * KIB
+    assert pair.client.streams.unacknowledged(stream_id) == 6 * KIB
     pair.flush()
     pair.run(1.0)
-    assert pair.client.unacknowledged(stream_id) == 0
+    assert pair.client.streams.unacknowledged(stream_id) == 0
 
 
 def test_write_stops_at_the_peers_credit_and_goes_on_with_it() -> None:
     config = Config(stream_receive_window=8 * KIB)
     pair = our_pair(server=config).handshake()
     stream_id = opened(pair.client)
-    assert pair.client.write(stream_id, bytes(20 * KIB), 0) == 8 * KIB
+    assert pair.client.streams.write(stream_id, bytes(20 * KIB), 0) == 8 * KIB
     pair.flush()
     pair.run(1.0)
-    assert pair.client.write(stream_id, bytes(20 * KIB), 8 * KIB) == 0
+    assert pair.client.streams.write(stream_id, bytes(20 * KIB), 8 * KIB) == 0
     pair.events[pair.client].clear()
-    assert pair.server.read(stream_id, 4 * KIB) == bytes(4 * KIB)
+    assert pair.server.streams.read(stream_id, 4 * KIB) == bytes(4 * KIB)
     assert pair.server.wants_flush()
     pair.flush()
     pair.run(0.1)
     assert happened(pair, pair.client, Event.WRITABLE) == [stream_id]
-    assert pair.client.write(stream_id, bytes(20 * KIB), 8 * KIB) == 4 * KIB
+    assert pair.client.streams.write(stream_id, bytes(20 * KIB), 8 * KIB) == 4 * KIB
 
 
 # -- datagrams -------------------------------------------------------------------------------------
@@ -345,7 +345,7 @@ def test_streams_of_higher_priority_are_sent_first() -> None:
     pair = make().handshake()
     low, high = opened(pair.client), opened(pair.client)
     for stream_id in (low, high):
-        assert pair.client.write(stream_id, bytes(200 * KIB), 0) == 200 * KIB
+        assert pair.client.streams.write(stream_id, bytes(200 * KIB), 0) == 200 * KIB
     pair.client.set_priority(high, 5)
     seen = 0
 
@@ -356,9 +356,9 @@ def test_streams_of_higher_priority_are_sent_first() -> None:
 
     pair.checks.append(look)
     pair.flush()
-    pair.run_until(lambda: pair.client.unacknowledged(high) == 0)
+    pair.run_until(lambda: pair.client.streams.unacknowledged(high) == 0)
     assert seen == 0  # not one byte of the other before the last of this
-    pair.run_until(lambda: pair.client.unacknowledged(low) == 0)
+    pair.run_until(lambda: pair.client.streams.unacknowledged(low) == 0)
 
     # Stock: every stream in turn.
     pair = make("stock", "ours").handshake()
@@ -374,7 +374,7 @@ def test_priority_changes_while_streams_wait() -> None:
     pair = make().handshake()
     ids = [opened(pair.client) for _ in range(3)]
     for stream_id in ids:
-        pair.client.write(stream_id, bytes(100 * KIB), 0)
+        pair.client.streams.write(stream_id, bytes(100 * KIB), 0)
     pair.client.set_priority(ids[0], -1)
     pair.client.set_priority(ids[2], 1)
     pair.flush()
@@ -384,7 +384,7 @@ def test_priority_changes_while_streams_wait() -> None:
 
     def look() -> None:
         for stream_id in ids:
-            if pair.client.unacknowledged(stream_id) == 0 and stream_id not in finished:
+            if pair.client.streams.unacknowledged(stream_id) == 0 and stream_id not in finished:
                 finished.append(stream_id)
 
     pair.checks.append(look)
@@ -395,19 +395,19 @@ def test_priority_changes_while_streams_wait() -> None:
 def test_streams_may_be_opened_from_both_ends_while_priorities_are_set() -> None:
     pair = make().handshake()
     low = opened(pair.client, False)
-    pair.client.write(low, bytes(200 * KIB), 0)
+    pair.client.streams.write(low, bytes(200 * KIB), 0)
     pair.client.set_priority(low, -1)
     pair.flush()
     later = opened(pair.client)
-    pair.client.write(later, bytes(50 * KIB), 0)
+    pair.client.streams.write(later, bytes(50 * KIB), 0)
     for _ in range(5):
         opened(pair.server, False)
-    pair.server.write(17, b"the fifth", 0)  # opens the four below it as well
+    pair.server.streams.write(17, b"the fifth", 0)  # opens the four below it as well
     pair.flush()
-    pair.run_until(lambda: pair.client.unacknowledged(later) == 0)
-    assert pair.client.unacknowledged(low) > 50 * KIB
+    pair.run_until(lambda: pair.client.streams.unacknowledged(later) == 0)
+    assert pair.client.streams.unacknowledged(low) > 50 * KIB
     assert happened(pair, pair.client, Event.STREAM_OPENED) == [1, 5, 9, 13, 17]
-    assert pair.client.read(17, 100) == b"the fifth"
+    assert pair.client.streams.read(17, 100) == b"the fifth"
 
 
 def test_streams_of_equal_priority_share() -> None:
@@ -415,7 +415,7 @@ def test_streams_of_equal_priority_share() -> None:
     ids = [opened(pair.client) for _ in range(3)]
     for stream_id in ids:
         pair.client.set_priority(stream_id, 1)
-        pair.client.write(stream_id, bytes(100 * KIB), 0)
+        pair.client.streams.write(stream_id, bytes(100 * KIB), 0)
     pair.flush()
     pair.run(0.05)
     offsets = [views.sent_up_to(pair.client, i) for i in ids]

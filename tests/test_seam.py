@@ -67,7 +67,7 @@ def watch(connection: Any) -> None:
 
         setattr(connection, name, around)
 
-    for name in ("receive", "handle_timer", "datagrams_to_send", "close_session", "reset", "stop"):
+    for name in ("receive", "handle_timer", "datagrams_to_send", "close_session"):
         watched(name)
 
 
@@ -83,7 +83,7 @@ def test_aioquic_never_sees_an_application_packet(seed: int) -> None:
         sender.send_datagram(b"x")
         assert transfer(pair, sender, data) == data
     pair.loss = pair.corrupt = 0.0  # here nobody repeats a close that got lost
-    pair.client.reset(opened(pair.client), 1)
+    pair.client.streams.reset(opened(pair.client), 1)
     pair.client.close_session(1, b"")
     pair.flush()
     pair.run(1.0)
@@ -124,7 +124,7 @@ def test_packets_that_come_before_their_keys_wait() -> None:
     for data in held:
         pair.deliver(pair.server, data)
     assert pair.server.handshake_done
-    assert pair.server.read(2, 100) == bytes(range(MAX_EARLY_PACKETS))
+    assert pair.server.streams.read(2, 100) == bytes(range(MAX_EARLY_PACKETS))
     assert pair.server.plane.inspect()["ecn_received"] == (0, 0, MAX_EARLY_PACKETS)
 
 
@@ -134,7 +134,7 @@ def test_a_packet_behind_the_handshake_packet_in_its_datagram() -> None:
     for data in held:
         pair.deliver(pair.server, long_packets(pair, data) + behind, codepoint=CE)
     assert pair.server.handshake_done
-    assert pair.server.read(2, 100) == b"behind"
+    assert pair.server.streams.read(2, 100) == b"behind"
     assert pair.server.plane.inspect()["ecn_received"] == (0, 0, 1)
     assert views.largest_received(pair.server) >= 0
 
@@ -177,7 +177,7 @@ def test_long_headers_behind_the_confirmation_cost_nothing(
     (long,) = {long_packets(pair, data) for data in held} - {b""}
     pair.deliver(pair.server, long)
     pair.deliver(pair.server, long + behind)
-    assert pair.server.read(2, 100) == b"behind"
+    assert pair.server.streams.read(2, 100) == b"behind"
     now = pair.server.statistics()
     assert now.udp_bytes_received - received.udp_bytes_received == 2 * len(long) + len(behind)
 
@@ -234,7 +234,7 @@ def test_a_control_frame_anywhere_in_a_packet(side: str, name: str, place: int) 
     others.insert(place, (TO_SERVER if side == "server" else TO_CLIENT)[name])
     pair.inject(peer, *others)
     assert us.close_reason is None
-    assert us.read(stream_id, 10) == b"data" and us.read(stream_id, 10) == b""
+    assert us.streams.read(stream_id, 10) == b"data" and us.streams.read(stream_id, 10) == b""
     assert us.read_datagrams(3) == [b"gram"]
     assert views.largest_received(us) > before
     if name == "RETIRE_CONNECTION_ID":  # the peer's own books know nothing of it
@@ -262,7 +262,7 @@ def test_frames_behind_a_close_do_not_count(kind: int) -> None:
         frame(0x20),
     )
     assert pair.server.close_reason.code == 9
-    assert pair.server.read(2, 10) == b"before"
+    assert pair.server.streams.read(2, 10) == b"before"
     assert views.streams(pair.server) == {2}
 
 
@@ -385,7 +385,7 @@ def test_a_forged_key_phase_bit_changes_nothing() -> None:
     assert pair.server.plane.inspect()["phases"] == before
     assert not views.streams(pair.server)
     pair.deliver(pair.server, packet)
-    assert pair.server.read(2, 9) == b"hello"
+    assert pair.server.streams.read(2, 9) == b"hello"
 
 
 def test_a_key_update_before_the_last_was_confirmed() -> None:
@@ -411,7 +411,7 @@ def test_packets_of_the_phase_before_are_still_read() -> None:
     assert views.key_phase(pair.server) == 1
     for packet in reversed(late):
         pair.deliver(pair.server, packet)
-    assert pair.server.read(2, 9) == b"0123"
+    assert pair.server.streams.read(2, 9) == b"0123"
     # Three probe timeouts later they are gone.
     very_late = late[0]
     pair.now += 10.0
@@ -469,7 +469,7 @@ def test_the_handshakes_packets_share_the_window() -> None:
     pair.keep = lambda source, data: False
     assert pair.client.plane.handshake_in_flight > 0
     pair.client._loss._cc._inner.bytes_in_flight += 5000  # as if its certificate were on its way
-    pair.client.write(opened(pair.client), bytes(100 * KIB), 0)
+    pair.client.streams.write(opened(pair.client), bytes(100 * KIB), 0)
     pair.flush()
     seen, handshake = pair.client.statistics(), pair.client.plane.handshake_in_flight
     assert handshake > 5000 and not pair.client._handshake_confirmed

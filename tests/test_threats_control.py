@@ -417,7 +417,7 @@ def test_a_packet_that_was_changed_on_its_way_is_dropped() -> None:
     assert not views.streams(pair.server) and pair.server.close_reason is None
     pair.deliver(pair.server, packet)
     pair.deliver(pair.server, packet)  # a replay changes nothing
-    assert pair.server.read(0, 100) == b"hello" and pair.server.read(0, 100) is None
+    assert pair.server.streams.read(0, 100) == b"hello" and pair.server.streams.read(0, 100) is None
 
 
 def test_garbage_behind_a_packet_is_dropped() -> None:

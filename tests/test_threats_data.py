@@ -314,10 +314,10 @@ class Duel:
 
 def fill_window(duel: Duel) -> int:
     """The server sends until its congestion window is full, and is not acknowledged."""
-    stream_id: int = duel.server.open_stream(True)
+    stream_id: int = duel.server.streams.open_stream(True)
     offset = 0
     for _ in range(50):
-        offset += duel.server.write(stream_id, bytes(65536), 0)
+        offset += duel.server.streams.write(stream_id, bytes(65536), 0)
         duel.server.datagrams_to_send(duel.now)
     return offset
 

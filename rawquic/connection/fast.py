@@ -33,14 +33,6 @@ class FastConnection(JoinedPlanes):
         self.wants_flush = plane.wants_flush
         self.sends_itself = plane.sends_itself
         self.has_news = plane.has_news
-        self.open_stream = plane.open_stream
-        self.write = plane.write
-        self.finish = plane.finish
-        self.read = plane.read
-        self.reset = plane.reset
-        self.stop = plane.stop
-        self.stop_code = plane.stop_code
-        self.unacknowledged = plane.unacknowledged
         self.datagram_room = plane.datagram_room
         self.read_datagrams = plane.read_datagrams
         self.ping = plane.ping

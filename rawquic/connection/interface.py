@@ -82,7 +82,7 @@ class Streams(Protocol):
     def unacknowledged(self, stream_id: int) -> int: ...
 
 
-class Connection(Streams, Protocol):
+class Connection(Protocol):
     """What the endpoint and the session layer use of a connection."""
 
     @property
