@@ -50,6 +50,8 @@ transport_parameters  the peer's, likewise
 tls_blocks   length-prefixed blocks of TLS messages, likewise
 qlog         events for a log, where one is kept
 turn         whom a batch wakes, what leaves behind it
+waiters      Waiter, Waiters, StreamTasks: what tasks wait on
+stream_base  SendStreamBase, RecvStreamBase: what each message on a stream goes through
 reactor      Reactor: the loop of an endpoint
 """
 
@@ -67,7 +69,7 @@ from rawquic.connection.interface import Event
 from rawquic.endpoint.turn_python import (
     AT_ONCE as _AT_ONCE, FORKED as _FORKED, OTHER_THREAD as _OTHER_THREAD,
 )
-from rawquic.errors import StreamFinished, StreamReset, StreamStopped
+from rawquic.errors import StreamError, StreamFinished, StreamReset, StreamStopped
 
 include "fastpath/c_socket.pxd"
 include "fastpath/c_memory.pxd"
@@ -117,4 +119,5 @@ include "fastpath/qlog.pxi"
 include "fastpath/c_time.pxd"
 include "fastpath/turn.pxi"
 include "fastpath/waiters.pxi"
+include "fastpath/stream_base.pxi"
 include "fastpath/reactor.pxi"

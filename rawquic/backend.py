@@ -16,6 +16,7 @@ import sys
 from importlib import metadata
 from typing import TYPE_CHECKING, Literal
 
+from rawquic import stream_base_python
 from rawquic.endpoint import turn_python, udp_python
 
 CHOICES = ("auto", "compiled", "python")
@@ -74,6 +75,8 @@ if TYPE_CHECKING or BACKEND == "python":
     Waiter = turn_python.Waiter
     Waiters = turn_python.Waiters
     StreamTasks = turn_python.StreamTasks
+    SendStreamBase = stream_base_python.SendStreamBase
+    RecvStreamBase = stream_base_python.RecvStreamBase
 else:
     from rawquic import _fastpath
 
@@ -82,6 +85,8 @@ else:
     Waiter = _fastpath.Waiter
     Waiters = _fastpath.Waiters
     StreamTasks = _fastpath.StreamTasks
+    SendStreamBase = _fastpath.SendStreamBase
+    RecvStreamBase = _fastpath.RecvStreamBase
 
 
 def _version(package: str) -> str:

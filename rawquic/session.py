@@ -55,7 +55,7 @@ class RawQuicSession:
         self._server_name = server_name
         self._release = release  # of an endpoint that is this session's alone
         self._release_task: asyncio.Future[None] | None = None
-        self._tasks = StreamTasks(turn)
+        self._tasks = StreamTasks(link)
         self._readers, self._sending = self._tasks.readers, self._tasks.sending
         self._ended_before: set[int] = set()  # not accepted yet, and our half has ended already
         self._open_waiters = (Waiters(turn), Waiters(turn))
@@ -96,13 +96,13 @@ class RawQuicSession:
         """
         while (stream_id := self._open(BIDI)) is None:
             await self._open_waiters[BIDI].wait()
-        return self._opened(stream_id), RecvStream(self, stream_id)
+        return SendStream(self, stream_id), RecvStream(self, stream_id)
 
     async def open_uni(self) -> SendStream:
         """Open a stream that only this end sends on; otherwise as `open_bi`."""
         while (stream_id := self._open(UNI)) is None:
             await self._open_waiters[UNI].wait()
-        return self._opened(stream_id)
+        return SendStream(self, stream_id)
 
     async def accept_bi(self) -> tuple[SendStream, RecvStream]:
         """The next bidirectional stream of the peer's, in order.
@@ -151,13 +151,9 @@ class RawQuicSession:
                     raise
         return arrived.popleft()
 
-    def _opened(self, stream_id: int) -> SendStream:
-        stream = self._sending[stream_id] = SendStream(self, stream_id)
-        return stream
-
     def _accepted(self, stream_id: int) -> SendStream:
         """The sending half of a stream of the peer's, to which things may have happened before."""
-        stream = self._opened(stream_id)
+        stream = SendStream(self, stream_id)
         stream._stop_code = self._streams.stop_code(stream_id)
         if stream_id in self._ended_before:
             self._ended_before.discard(stream_id)

@@ -12,14 +12,12 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from .backend import Waiter, Waiters
+from .backend import RecvStreamBase, SendStreamBase
 from .config import MAX_VARINT
-from .errors import StreamError, StreamFinished, StreamReset, StreamStopped, StreamTooLong
+from .errors import StreamFinished, StreamReset, StreamStopped, StreamTooLong
 
 if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]
-
-    from .session import RawQuicSession
 
 CHUNK = 65536  # bytes
 
@@ -48,25 +46,10 @@ def _copied(data: Buffer) -> bytes:
         raise TypeError(message) from None
 
 
-class SendStream:
+class SendStream(SendStreamBase):
     """The sending half of a stream; `async with` finishes it, or resets it on an exception."""
 
-    # What is seldom asked of a short stream: it need not be set for each.
     _priority = 0
-    _acked = False
-
-    def __init__(self, session: RawQuicSession, stream_id: int) -> None:
-        self._session = session
-        self._connection = session._connection
-        self._streams = session._streams
-        self._link = session._link
-        self._turn = session._turn
-        self._id = stream_id
-        self._bytes_written = 0
-        self._finished = False
-        self._reset_code: int | None = None
-        self._stop_code: int | None = None
-        self._waiters: Waiters | None = None  # made by the first that waits
 
     @property
     def id(self) -> int:
@@ -85,9 +68,9 @@ class SendStream:
 
     @priority.setter
     def priority(self, value: int) -> None:
-        self._turn.check()
+        self._tasks.turn.check()
         self._priority = int(value)
-        self._connection.set_priority(self._id, self._priority)
+        self._tasks.connection.set_priority(self._id, self._priority)
 
     async def write(self, data: Buffer) -> None:
         """Put all of `data` (bytes-like) into the send buffer, waiting while that is full.
@@ -100,7 +83,6 @@ class SendStream:
             StreamStopped: the peer reads no more. StreamFinished: after `finish` or `reset`.
             SessionError: the session is over.
         """
-        self._turn.check()
         chunk = data if type(data) is bytes else _copied(data)  # as_bytes, without the call
         offset = self._put(chunk, 0)
         while offset < len(chunk):
@@ -113,18 +95,7 @@ class SendStream:
         Raises:
             StreamStopped, StreamFinished (after `reset`), SessionError.
         """
-        self._turn.check()
-        if self._finished:
-            return
-        if self._connection.close_reason is not None:
-            self._check_open()
-        try:
-            self._streams.finish(self._id)
-        except StreamError:
-            self._check_open()  # as in `_put`
-            raise
-        self._finished = True
-        self._turn.flush_complete(self._link)
+        self._finish()
 
     async def wait_acked(self) -> None:
         """Wait until the peer has acknowledged all data and the end.
@@ -133,7 +104,7 @@ class SendStream:
             StreamStopped: the peer stopped the stream. StreamFinished: it was reset here.
             SessionError: the session ended first.
         """
-        self._turn.check()
+        self._tasks.turn.check()
         while True:
             if self._stop_code is not None:
                 raise StreamStopped(self._stop_code)
@@ -149,12 +120,12 @@ class SendStream:
 
         `code`: 0 .. 2^62-1. Nothing happens when this half has ended already.
         """
-        self._turn.check()
+        self._tasks.turn.check()
         check_code(code)
         if self._reset_code is None and not self._acked and self._stop_code is None:
             self._reset_code = code
-            self._streams.reset(self._id, code)
-            self._turn.flush_soon(self._link)
+            self._tasks.streams.reset(self._id, code)
+            self._tasks.turn.flush_soon(self._tasks.link)
             self._wake()
 
     async def stopped(self) -> int | None:
@@ -162,7 +133,7 @@ class SendStream:
 
         Raises SessionError when the session ended first.
         """
-        self._turn.check()
+        self._tasks.turn.check()
         while True:
             if self._stop_code is not None:
                 return self._stop_code
@@ -192,20 +163,6 @@ class SendStream:
     def _open(self) -> bool:
         return not (self._finished or self._acked) and self._reset_code is None
 
-    def _put(self, chunk: bytes, offset: int) -> int:
-        """Write what fits of chunk[offset:]; how much that was. Errors as those of `write`."""
-        if self._connection.close_reason is not None:
-            self._check_open()
-        try:
-            taken = self._streams.write(self._id, chunk, offset)
-        except StreamError:
-            self._check_open()  # which may know better, once the connection has forgotten it
-            raise
-        if taken:
-            self._bytes_written += taken
-            self._turn.flush_soon(self._link)
-        return taken
-
     def _check_open(self) -> None:
         if self._stop_code is not None:
             raise StreamStopped(self._stop_code)
@@ -215,40 +172,13 @@ class SendStream:
             raise StreamFinished(f"stream {self._id} was reset with code {self._reset_code}")
         self._session._raise_if_closed()
 
-    def _waiter(self) -> Waiter:
-        """To be awaited at once: for room, or the end."""
-        if self._waiters is None:
-            self._waiters = Waiters(self._turn)
-        return self._waiters.wait()
-
-    def _wake(self) -> None:
-        if self._waiters is not None:
-            self._waiters.wake()
-
     def _on_stopped(self) -> None:
-        self._stop_code = self._streams.stop_code(self._id)
-        self._wake()
-
-    def _on_ended(self) -> None:
-        self._acked = self._finished and self._reset_code is None and self._stop_code is None
+        self._stop_code = self._tasks.streams.stop_code(self._id)
         self._wake()
 
 
-class RecvStream:
+class RecvStream(RecvStreamBase):
     """The receiving half of a stream. One task at a time may read it."""
-
-    _at_end = False  # as in SendStream
-
-    def __init__(self, session: RawQuicSession, stream_id: int) -> None:
-        self._session = session
-        self._connection = session._connection
-        self._streams = session._streams
-        self._link = session._link
-        self._turn = session._turn
-        self._id = stream_id
-        self._returned: list[bytes] | None = None  # what a cancelled longer read had taken already
-        self._reading = False
-        self._error: StreamReset | StreamFinished | None = None
 
     @property
     def id(self) -> int:
@@ -271,15 +201,12 @@ class RecvStream:
             if n == -1:
                 return await self._read_all(None)
             raise ValueError(f"read({n}): n must be at least 1, or -1 for all")
-        self._turn.check()
-        if self._reading:
-            raise self._read_by_two()
-        data = self._take(n)
+        data = self._take_alone(n)
         if data is None:
             self._reading = True
             try:
                 while data is None:
-                    if not self._turn.look_for_packets():
+                    if not self._look():
                         await self._waiter()
                     data = self._take(n)
             finally:
@@ -348,59 +275,46 @@ class RecvStream:
 
         `code`: 0 .. 2^62-1. Nothing happens when this half has ended already.
         """
-        self._turn.check()
+        self._tasks.turn.check()
         check_code(code)
         if self._at_end or self._error is not None:
             return
         self._end(StreamFinished(f"reading of stream {self._id} was stopped here"))
-        self._streams.stop(self._id, code)
-        self._turn.flush_soon(self._link)
+        self._tasks.streams.stop(self._id, code)
+        self._tasks.turn.flush_soon(self._tasks.link)
         self._wake()
 
     def __repr__(self) -> str:
         return f"<RecvStream {self._id}>"
 
     def _begin(self) -> None:
-        self._turn.check()
+        self._tasks.turn.check()
         if self._reading:
-            raise self._read_by_two()
+            self._raise_read_by_two()
         self._reading = True
 
-    def _read_by_two(self) -> RuntimeError:
-        return RuntimeError(f"another task is already reading stream {self._id}")
+    def _raise_read_by_two(self) -> None:
+        raise RuntimeError(f"another task is already reading stream {self._id}")
 
     async def _read_some(self, n: int) -> bytes:
         while (data := self._take(n)) is None:
-            if not self._turn.look_for_packets():
+            if not self._look():
                 await self._waiter()
         return data
 
-    def _take(self, n: int) -> bytes | None:
-        """As `read`, but None when there is nothing yet."""
-        if self._returned:
-            first = self._returned.pop(0)
-            if len(first) > n:
-                self._returned.insert(0, first[n:])
-            return first[:n]
-        try:
-            data = self._streams.read(self._id, n)
-        except StreamReset as error:
-            self._end(copy.copy(error))  # the one that is raised holds this frame
-            raise
-        if data is None:
-            if self._connection.close_reason is not None:
-                self._session._raise_if_closed()
-            return None
-        if not data:
-            if self._error is not None:
-                raise copy.copy(self._error)
-            self._at_end = True
-        return data
+    def _take_returned(self, n: int) -> bytes:
+        assert self._returned is not None
+        first = self._returned.pop(0)
+        if len(first) > n:
+            self._returned.insert(0, first[n:])
+        return first[:n]
 
-    def _waiter(self) -> Waiter:
-        """To be awaited at once: for data, or the end."""
-        waiter = self._session._readers[self._id] = Waiter(self._turn)
-        return waiter
+    def _on_reset(self, error: StreamReset) -> None:
+        self._end(copy.copy(error))  # the one that is raised holds this frame
+
+    def _raise_error(self) -> None:
+        assert self._error is not None
+        raise copy.copy(self._error)
 
     async def _read_all(self, limit: int | None) -> bytes:
         self._begin()
@@ -429,7 +343,7 @@ class RecvStream:
     def _end(self, error: StreamReset | StreamFinished) -> None:
         self._error = error
         self._returned = None
-        self._link.flush_if_wanted()
+        self._tasks.link.flush_if_wanted()
 
     def _wake(self) -> None:
         waiter = self._session._readers.pop(self._id, None)

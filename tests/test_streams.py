@@ -656,3 +656,23 @@ async def test_priority_is_an_int(stream: Stream) -> None:
 async def test_repr_names_the_stream(stream: Stream) -> None:
     assert repr(stream.send) == f"<SendStream {stream.send.id}: 1 bytes written>"
     assert repr(stream.recv) == f"<RecvStream {stream.recv.id}>"
+
+
+async def test_a_stream_without_a_session_raises() -> None:
+    """Nobody makes one so; but compiled code may not crash of it."""
+    send, recv = SendStream.__new__(SendStream), RecvStream.__new__(RecvStream)
+    for call in (
+        send.finish,
+        send.reset,
+        lambda: send._put(b"x", 0),
+        recv.stop,
+        lambda: recv._take(1),
+        lambda: recv._take_alone(1),
+        recv._look,
+        recv._waiter,
+    ):
+        with pytest.raises(AttributeError):
+            call()
+    for cls in (SendStream, RecvStream):
+        with pytest.raises(AttributeError):
+            cls(object(), 0)

@@ -264,9 +264,10 @@ class Waiters:
 
 
 class StreamTasks:
-    """The tasks of a session that wait for what its streams bring.
+    """The tasks of a session that wait for what its streams bring, and what all streams share.
 
     Attributes:
+        link, connection, turn, streams: where those streams are.
         readers: who waits for data, by stream.
         arrived: the streams that the peer opened and nobody has accepted: bidirectional,
             unidirectional.
@@ -275,7 +276,10 @@ class StreamTasks:
         acked: who waits until such have.
     """
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, link: "Link") -> None:
+        self.link, self.connection = link, link.connection
+        self.streams = link.connection.streams
+        self.turn = turn = link.endpoint.turn
         self.readers: dict[int, Waiter] = {}
         self.arrived: tuple[deque[int], deque[int]] = (deque(), deque())
         self.acceptors = (Waiters(turn), Waiters(turn))

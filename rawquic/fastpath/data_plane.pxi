@@ -380,11 +380,7 @@ cdef class DataPlane:
 
         Credit that is to be given for it asks `owner` for a flush.
         """
-        cdef bint before = self.dirty
-        data = plane_read(self, stream_id, most)
-        if self.dirty and not before and self.owner is not None:
-            self.owner.flush_soon()
-        return data
+        return plane_take(self, stream_id, most)
 
     def stop_code(self, uint64_t stream_id):
         cdef Stream *stream = stream_find(&self.streams, stream_id)
@@ -457,6 +453,15 @@ cdef class DataPlane:
     def statistics(self):
         """Counters, for connection.interface.PathStatistics."""
         return plane_statistics(self)
+
+
+cdef object plane_take(DataPlane self, uint64_t stream_id, uint64_t most):
+    """See `DataPlane.read`."""
+    cdef bint before = self.dirty
+    data = plane_read(self, stream_id, most)
+    if self.dirty and not before and self.owner is not None:
+        self.owner.flush_soon()
+    return data
 
 
 cdef int plane_fail(

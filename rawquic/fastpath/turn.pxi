@@ -34,10 +34,7 @@ cdef class Turn:
 
     def check(self):
         """RuntimeError from another thread than the loop's, and in a forked child."""
-        if self.dead:
-            raise RuntimeError(_FORKED)
-        if PyThread_get_thread_ident() != self.thread:
-            raise RuntimeError(_OTHER_THREAD)
+        turn_check(self)
 
     def begin(self):
         """A batch begins: whom it wakes runs at its end."""
@@ -52,19 +49,7 @@ cdef class Turn:
 
         With `Config.busy_poll`, because packets came.
         """
-        cdef bint polls = self.busy_poll is not None and self.busy_poll.active
-        if self.dirty and (polls or self.at_once):
-            # Nothing comes back before what was written has left.
-            self.at_once = False
-            if turn_flush(self):
-                return True  # that may have told of something
-        if not polls:
-            return False
-        self.looking = True
-        try:
-            return self.busy_poll.look(self.scheduled)
-        finally:
-            self.looking = False
+        return turn_look_for_packets(self)
 
     def flush_soon(self, link not None):
         """Ask `link`'s connection for packets once this turn of the loop is over."""
@@ -72,17 +57,7 @@ cdef class Turn:
 
     def flush_complete(self, link not None):
         """As flush_soon, but at once where nothing has left in this batch."""
-        cdef DataPlane plane
-        if not self.at_once or self.held:
-            turn_flush_soon(self, link)
-            return
-        self.at_once = False
-        self.dirty.pop(link, None)
-        plane = link.connection.plane
-        if plane is not None and plane_sends_itself(plane):
-            turn_flush_plane(self, link, plane)
-        else:
-            self.on_flush([link], [])
+        turn_flush_complete(self, link)
 
     def schedule(self):
         """Flush in the next turn, if not before."""
@@ -98,6 +73,43 @@ cdef class Turn:
     def _on_turn(self):
         self.scheduled = False
         turn_flush(self)
+
+
+cdef inline int turn_check(Turn self) except -1:
+    if self.dead:
+        raise RuntimeError(_FORKED)
+    if PyThread_get_thread_ident() != self.thread:
+        raise RuntimeError(_OTHER_THREAD)
+    return 0
+
+
+cdef bint turn_look_for_packets(Turn self) except *:
+    cdef bint polls = self.busy_poll is not None and self.busy_poll.active
+    if self.dirty and (polls or self.at_once):
+        # Nothing comes back before what was written has left.
+        self.at_once = False
+        if turn_flush(self):
+            return True  # that may have told of something
+    if not polls:
+        return False
+    self.looking = True
+    try:
+        return self.busy_poll.look(self.scheduled)
+    finally:
+        self.looking = False
+
+
+cdef int turn_flush_complete(Turn self, object link) except -1:
+    cdef DataPlane plane
+    if not self.at_once or self.held:
+        return turn_flush_soon(self, link)
+    self.at_once = False
+    self.dirty.pop(link, None)
+    plane = link.connection.plane
+    if plane is not None and plane_sends_itself(plane):
+        return turn_flush_plane(self, link, plane)
+    self.on_flush([link], [])
+    return 0
 
 
 cdef inline void turn_begin(Turn self):

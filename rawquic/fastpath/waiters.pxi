@@ -149,15 +149,27 @@ cdef inline int waiters_wake(Waiters self) except -1:
 cdef class StreamTasks:
     """See `turn_python.StreamTasks`."""
 
+    cdef readonly object link, connection
+    cdef readonly Turn turn
+    cdef DataPlane plane
     cdef readonly dict readers, sending
     cdef readonly tuple arrived, acceptors
     cdef readonly Waiters acked
 
-    def __init__(self, Turn turn not None):
+    def __init__(self, link):
+        cdef Turn turn = link.endpoint.turn
+        self.link, self.connection, self.turn = link, link.connection, turn
+        self.plane = link.connection.streams
+        if self.plane is None or turn is None:
+            raise TypeError("streams need a data plane and a turn")
         self.readers, self.sending = {}, {}
         self.acked = Waiters(turn)
         self.arrived = (_deque(), _deque())
         self.acceptors = (Waiters(turn), Waiters(turn))
+
+    @property
+    def streams(self):
+        return self.plane
 
     def readable(self, uint64_t stream_id):
         tasks_readable(self, stream_id)
