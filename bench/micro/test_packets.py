@@ -49,11 +49,11 @@ class Ends:
     def write(self) -> None:
         """Data for so many packets waits; earlier data has arrived and was read."""
         self.pair.run(0.1)
-        while self.server.read(self.stream_id, SIZE):
+        while self.server.streams.read(self.stream_id, SIZE):
             pass
         self.pair.run(0.1)  # credit
         data = bytes(PACKETS * BODY)
-        assert self.client.write(self.stream_id, data, 0) == len(data)
+        assert self.client.streams.write(self.stream_id, data, 0) == len(data)
 
     def build(self) -> list[bytes]:
         return [data for data, _ in self.client.datagrams_to_send(self.pair.now)]
@@ -70,7 +70,7 @@ class Ends:
 
     def receive_and_read(self, packets: list[bytes]) -> None:
         self.receive(packets)
-        while self.server.read(self.stream_id, 65536):
+        while self.server.streams.read(self.stream_id, 65536):
             pass
 
     def acknowledgement(self) -> list[bytes]:
