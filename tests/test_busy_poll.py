@@ -116,6 +116,22 @@ def test_a_loop_that_does_not_show_its_queue_is_polled_once_a_turn(socket: Socke
     assert socket.looks == 1
 
 
+def test_it_begins_anew_behind_an_error(loop: Loop, socket: Socket) -> None:
+    poll = polling(loop, socket)
+
+    def broken(end: float) -> bool:
+        raise KeyboardInterrupt
+
+    poll.read_until = broken
+    with pytest.raises(KeyboardInterrupt):
+        loop.turn()
+    assert not poll.active and not loop._ready
+    poll.read_until = socket.read_until
+    poll.found()
+    loop.turn()
+    assert poll.active and socket.looks
+
+
 def test_a_closed_one_is_silent(loop: Loop, socket: Socket) -> None:
     poll = polling(loop, socket)
     poll.close()

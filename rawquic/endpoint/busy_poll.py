@@ -75,10 +75,14 @@ class BusyPoll:
         if self._closed:
             return
         self._turn = now = time.monotonic()
-        if self._is_idle(0):
-            self._spin(now)
-        elif self.read_until(now):
-            self._until = now + self._seconds
+        try:
+            if self._is_idle(0):
+                self._spin(now)
+            elif self.read_until(now):
+                self._until = now + self._seconds
+        except BaseException:
+            self.active = False  # the loop may go on: what comes next begins it anew
+            raise
         if self._closed:
             return
         if now < self._until:
