@@ -159,6 +159,8 @@ class RawQuicSession:
             self._ended_before.discard(stream_id)
             del self._sending[stream_id]
             stream._on_ended()
+        elif self._over:
+            del self._sending[stream_id]  # as in `_on_closed`
         return stream
 
     def _is_to_be_accepted(self, stream_id: int) -> bool:

@@ -643,3 +643,35 @@ async def test_an_ended_connection_is_freed_at_once(certificate: Certificate) ->
             await until(lambda: not any(end() for end in ends))
         finally:
             gc.enable()
+
+
+async def test_an_ended_session_is_freed_with_the_streams_accepted_behind_its_end(
+    certificate: Certificate,
+) -> None:
+    accepted: asyncio.Queue[rawquic.RawQuicSession] = asyncio.Queue()
+
+    async def handle(session: rawquic.RawQuicSession) -> None:
+        accepted.put_nowait(session)
+        await session.wait_closed()
+
+    async with (
+        rawquic.serve(handle, "127.0.0.1", 0, **certificate.server) as server,
+        rawquic.Endpoint(("127.0.0.1", 0)) as endpoint,
+    ):
+        session = await within(endpoint.connect(*server.local_address, **certificate.client))
+        send, _ = await within(session.open_bi())
+        await send.write(b"late")
+        await within(session.connection.ping())
+        session.close()
+        peer = await within(accepted.get())
+        await within(peer.wait_closed())
+        gone = weakref.ref(peer)
+        gc.disable()
+        try:
+            their_send, their_recv = await within(peer.accept_bi())
+            assert await within(their_recv.readexactly(4)) == b"late"
+            assert isinstance(await error_of(their_send.write(b"x")), ClosedByPeer)
+            del peer, their_send, their_recv
+            await until(lambda: not gone())
+        finally:
+            gc.enable()
