@@ -15,7 +15,11 @@ LATENCY = Path("/dev/cpu_dma_latency")
 
 def _asks_latency() -> int:
     descriptor = os.open(LATENCY, os.O_WRONLY | os.O_CLOEXEC)
-    os.write(descriptor, (0).to_bytes(4, "little"))
+    try:
+        os.write(descriptor, (0).to_bytes(4, "little"))
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

@@ -160,3 +160,13 @@ def test_credit_and_the_end_are_kept_with_loss(seed: int) -> None:
             sender.peer.send(frame(0x11, STREAM, credit))
     assert ends == {len(source)}
     assert sender.taken[: len(source)] == source
+
+
+def test_what_is_outside_of_the_data_is_not_sent() -> None:
+    sender = Sender(beside=False)
+    for offset in (-1, 6, -(1 << 62)):
+        with pytest.raises(ValueError, match="from 0 to 5"):
+            sender.plane.write(STREAM, b"hello", offset)
+    assert sender.plane.write(STREAM, b"hello", 5) == 0
+    assert sender.plane.write(STREAM, b"hello", 4) == 1
+    assert sender.send() == [(0, 1, False)]

@@ -5,11 +5,13 @@ come back sooner than that, both are most of the time that a round trip takes.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 
 SPIN = 50e-6  # seconds that one look may last, while no other task is ready to run
 WITHOUT_A_TURN = 1e-3  # seconds that a reader may go on without a turn of the loop
+yield_core: Callable[[], None] = getattr(os, "sched_yield", lambda: None)  # not on Windows
 
 
 class BusyPoll:
@@ -80,6 +82,8 @@ class BusyPoll:
                 self._spin(now)
             elif self.read_until(now):
                 self._until = now + self._seconds
+            elif self._ready is None:
+                yield_core()  # that was all there is between two turns
         except BaseException:
             self.active = False  # the loop may go on: what comes next begins it anew
             raise

@@ -7,7 +7,6 @@ and uvloop. `TransportIO` is the portable path, for loops without `add_reader`.
 import asyncio
 import contextlib
 import errno
-import os
 import socket
 import sys
 import time
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..backend import BACKEND, Turn, UdpSocket
 from ..config import Config
 from ..connection.interface import Address, address_text
-from .busy_poll import BusyPoll
+from .busy_poll import BusyPoll, yield_core
 
 if TYPE_CHECKING or BACKEND == "python":
     Reactor: Any = None
@@ -29,7 +28,6 @@ Outgoing = tuple[bytes, Address, str | None, int]
 
 BATCH = 64  # datagrams per read: what aioquic handles in about 3 ms
 MAX_UNSENT = 1 << 20  # bytes in a transport's buffer before the endpoint waits
-yield_core: Callable[[], None] = getattr(os, "sched_yield", lambda: None)  # not on Windows
 
 
 # Datagrams, and the connections that the compiled loop has news of.

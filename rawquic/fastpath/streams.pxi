@@ -54,6 +54,8 @@ cdef Py_ssize_t plane_write(
     cdef SendHalf *send
     cdef uint64_t size, room
     plane_check_writable(stream, stream_id)
+    if not 0 <= offset <= len(data):
+        raise ValueError(f"offset {offset}: it must be from 0 to {len(data)}")
     send = &stream.send
     size = <uint64_t>(len(data) - offset)
     room = flow.send_window - flow.buffered if flow.buffered < flow.send_window else 0
