@@ -4,6 +4,7 @@ What a round measures lies within seconds of itself: the ratio of two pairs is t
 and the median of those is what counts on a machine whose speed changes from minute to minute.
 """
 
+import contextlib
 import dataclasses
 import statistics
 import sys
@@ -138,7 +139,7 @@ class Comparison:
         """One pair's turn in round `number`. Raises Failed."""
         if work.name == "idle":
             return self.idle(runner, options)
-        with machine.awake(runner.pair.awake):
+        with machine.awake() if runner.pair.awake else contextlib.nullcontext():
             return runner.run(work.work, options)
 
     def idle(self, runner: Runner, options: dict[str, Any]) -> dict[str, Any]:

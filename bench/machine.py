@@ -1,6 +1,7 @@
 """What the figures were measured on, and how its cores are kept awake."""
 
 import contextlib
+import functools
 import os
 import platform
 import socket
@@ -13,36 +14,22 @@ UDP_SEGMENT, UDP_GRO = 103, 104
 LATENCY = Path("/dev/cpu_dma_latency")
 
 
-def _asks_latency() -> int:
-    descriptor = os.open(LATENCY, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(descriptor, (0).to_bytes(4, "little"))
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
+@contextlib.contextmanager
+def awake() -> Iterator[None]:
+    """Cores do not halt meanwhile. Raises OSError."""
+    with LATENCY.open("r+b", buffering=0) as latency:  # "wb" would make a file of that name
+        latency.write(bytes(4))  # µs, 32 bits
+        yield
 
 
+@functools.cache
 def not_awake() -> str | None:
     """Why cores cannot be kept awake here; None where they can."""
     try:
-        os.close(_asks_latency())
+        with awake():
+            return None
     except OSError as error:
         return f"cores cannot be kept awake: {LATENCY}: {error.strerror}"
-    return None
-
-
-@contextlib.contextmanager
-def awake(wanted: bool) -> Iterator[None]:
-    """Cores do not halt meanwhile, where that is wanted. Raises OSError."""
-    if not wanted:
-        yield
-        return
-    descriptor = _asks_latency()
-    try:
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _cpu_model() -> str:
@@ -55,10 +42,17 @@ def _cpu_model() -> str:
     return platform.processor() or "unknown"
 
 
+def _text(path: str) -> str | None:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None
+
+
 def _sysctl(name: str) -> int | None:
     try:
-        return int(Path("/proc/sys", *name.split(".")).read_text())
-    except (OSError, ValueError):
+        return int(_text("/proc/sys/" + name.replace(".", "/")) or "")
+    except ValueError:
         return None
 
 
@@ -77,13 +71,6 @@ def _granted(option: int, wanted: int) -> int:
         return sock.getsockopt(socket.SOL_SOCKET, option)
 
 
-def _first_line(path: str) -> str | None:
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return None
-
-
 def facts() -> dict[str, object]:
     """Cores, kernel, processor, what the kernel grants a UDP socket that asks for 4 MiB."""
     wanted = 4 << 20
@@ -92,8 +79,8 @@ def facts() -> dict[str, object]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
-        "idle": _first_line("/sys/devices/system/cpu/cpuidle/current_driver"),
-        "guest_halt_poll_ns": _first_line("/sys/module/haltpoll/parameters/guest_halt_poll_ns"),
+        "idle": _text("/sys/devices/system/cpu/cpuidle/current_driver"),
+        "guest_halt_poll_ns": _text("/sys/module/haltpoll/parameters/guest_halt_poll_ns"),
         "rmem_max": _sysctl("net.core.rmem_max"),
         "wmem_max": _sysctl("net.core.wmem_max"),
         "receive_buffer_granted": _granted(socket.SO_RCVBUF, wanted),

@@ -1,7 +1,7 @@
 """What is compared: the works and their sizes, the stacks and how each is set up."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 MBS, PER_SECOND, BYTES = "MB/s", "/s", "bytes"
@@ -103,7 +103,8 @@ def same(
 def awake(stack: str, *, quick: bool = False) -> Pair:
     """Without the waking of an idle core at each hop, which is the machine's and not a stack's."""
     what = f"{stack}, cores kept awake"
-    return Pair(f"{stack}-awake", what, End(stack), End(stack), ONE_BY_ONE, quick, awake=True)
+    pair = same(f"{stack}-awake", what, End(stack), works=ONE_BY_ONE, quick=quick)
+    return replace(pair, awake=True)
 
 
 def tls(loop: str, cipher: str, *, quick: bool) -> Pair:
