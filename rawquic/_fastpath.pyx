@@ -64,6 +64,7 @@ from cpython.pythread cimport PyThread_get_thread_ident
 
 from asyncio import CancelledError as _CancelledError
 from collections import deque as _deque
+from copy import copy as _copy
 
 from rawquic.connection.interface import Event
 from rawquic.endpoint.turn_python import (

@@ -65,8 +65,8 @@ class Config:
             of the loop, in place of sleeping; other tasks run in between. A task that is about to
             wait for data looks for up to 50 µs itself, while no other task is ready, and for 1 ms
             at most without a turn of the loop (not on uvloop). Latency for a busy core, which other
-            programs may have between two looks. 0: never. At most 1. Without
-            effect on loops that have no `add_reader`.
+            programs may have between two looks. 0: never. At most 1. Without effect on loops that
+            have no `add_reader`.
         aead: who seals and opens packets on the compiled backend: "openssl", "ipsec-mb" (AES-GCM
             on x86-64; ChaCha20 stays OpenSSL's), or "auto": the faster one that is there. The
             python backend uses `cryptography`, and takes "auto" only.

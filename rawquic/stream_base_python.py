@@ -6,6 +6,8 @@ life, or not at all, is in `streams`, whose classes complete these.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .endpoint.turn_python import Waiter, Waiters
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 class SendStreamBase:
     """What `SendStream` writes with; a new one is among the session's that have not ended."""
+
+    # SendStream's own, for both backends.
+    _check_open: Callable[[], None]  # raises what a write is to raise on a stream that has ended
 
     def __init__(self, session: RawQuicSession, stream_id: int) -> None:
         self._session = session
@@ -75,13 +80,14 @@ class SendStreamBase:
         self._acked = self._finished and self._reset_code is None and self._stop_code is None
         self._wake()
 
-    def _check_open(self) -> None:
-        """The subclass's: raise what a write is to raise on a stream that has ended."""
-        raise NotImplementedError
-
 
 class RecvStreamBase:
     """What `RecvStream` reads with."""
+
+    # RecvStream's own, for both backends.
+    _end: Callable[[StreamReset | StreamFinished], None]  # nothing more is read, for that reason
+    _take_returned: Callable[[int], bytes]  # of what a cancelled read gave back
+    _raise_read_by_two: Callable[[], None]
 
     def __init__(self, session: RawQuicSession, stream_id: int) -> None:
         self._session = session
@@ -107,14 +113,14 @@ class RecvStreamBase:
         try:
             data = tasks.streams.read(self._id, n)
         except StreamReset as error:
-            self._on_reset(error)
+            self._end(copy.copy(error))  # the one that is raised holds this frame
             raise
         if data is None:
             if tasks.connection.close_reason is not None:
                 self._session._raise_if_closed()
         elif not data:
             if self._error is not None:
-                self._raise_error()
+                raise copy.copy(self._error)
             self._at_end = True
         return data
 
@@ -126,20 +132,3 @@ class RecvStreamBase:
         """To be awaited at once: for data, or the end."""
         waiter = self._tasks.readers[self._id] = Waiter(self._tasks.turn)
         return waiter
-
-    # -- the subclass's ------------------------------------------------------------------------
-
-    def _take_returned(self, n: int) -> bytes:
-        """What a cancelled read gave back, at most `n` bytes of it."""
-        raise NotImplementedError
-
-    def _raise_read_by_two(self) -> None:
-        raise NotImplementedError
-
-    def _on_reset(self, error: StreamReset) -> None:
-        """The peer has reset the stream: `error` is raised to the reader."""
-        raise NotImplementedError
-
-    def _raise_error(self) -> None:
-        """Why there is no more to read, where that is not the end."""
-        raise NotImplementedError

@@ -7,7 +7,6 @@ connection's pull interface does the work, the session passes its events on.
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -309,13 +308,6 @@ class RecvStream(RecvStreamBase):
             self._returned.insert(0, first[n:])
         return first[:n]
 
-    def _on_reset(self, error: StreamReset) -> None:
-        self._end(copy.copy(error))  # the one that is raised holds this frame
-
-    def _raise_error(self) -> None:
-        assert self._error is not None
-        raise copy.copy(self._error)
-
     async def _read_all(self, limit: int | None) -> bytes:
         self._begin()
         parts: list[bytes] = []
@@ -346,6 +338,6 @@ class RecvStream(RecvStreamBase):
         self._tasks.link.flush_if_wanted()
 
     def _wake(self) -> None:
-        waiter = self._session._readers.pop(self._id, None)
+        waiter = self._tasks.readers.pop(self._id, None)
         if waiter is not None:
             waiter.wake()

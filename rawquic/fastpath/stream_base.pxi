@@ -1,7 +1,7 @@
 # SendStreamBase, RecvStreamBase: what every message on a stream goes through.
 #
 # The compiled twins of those of stream_base_python.py. What happens once in a stream's life, or not
-# at all, is Python's: they call their subclasses in `rawquic.streams` for it.
+# at all, is Python's: they call their subclasses in `rawquic.streams` for it (the twin lists what).
 
 @cython.nonecheck(True)  # of one that was made without __init__
 cdef class SendStreamBase:
@@ -111,13 +111,13 @@ cdef object recv_stream_take(RecvStreamBase self, n):
     try:
         data = plane_take(tasks.plane, self._id, n)
     except StreamReset as error:
-        self._on_reset(error)
+        self._end(_copy(error))  # the one that is raised holds this frame
         raise
     if data is None:
         if tasks.connection.close_reason is not None:
             self._session._raise_if_closed()
     elif not data:
         if self._error is not None:
-            self._raise_error()
+            raise _copy(self._error)
         self._at_end = True
     return data
