@@ -13,7 +13,6 @@ udp_send     datagrams out, by sendmmsg and GSO
 udp_splice   large datagram trains out by reference to their pages
 udp          UdpSocket: batches for Python
 byte_order   numbers in network byte order
-aead_evp     AEAD by OpenSSL, one packet at a time
 aead         packet protection: seal and open trains, header-protection masks, two providers
 aead_trains  trains in one buffer, for Python
 hkdf         HKDF, and packet keys out of TLS secrets
@@ -81,7 +80,6 @@ include "fastpath/udp_send.pxi"
 include "fastpath/udp_splice.pxi"
 include "fastpath/udp.pxi"
 include "fastpath/byte_order.pxi"
-include "fastpath/aead_evp.pxi"
 include "fastpath/aead.pxi"
 include "fastpath/aead_trains.pxi"
 include "fastpath/hkdf.pxi"

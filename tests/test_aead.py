@@ -491,3 +491,31 @@ def test_auto_takes_the_fastest(cipher: str) -> None:
 def test_openssl_version() -> None:
     assert _fastpath.openssl_version().startswith("OpenSSL ")
     assert int(_fastpath.openssl_version().split()[1].split(".")[0]) >= 3
+
+
+def test_a_cipher_that_openssl_was_configured_not_to_have(tmp_path: Path) -> None:
+    """Its configuration decides; the error says so, and the next attempt says it again."""
+    config = tmp_path / "openssl.cnf"
+    config.write_text(
+        "openssl_conf = main\n[main]\nproviders = providers\n[providers]\nnull = null\n"
+        "[null]\nactivate = 1\n"
+    )
+    code = (
+        "from rawquic._fastpath import PacketKey\n"
+        "for name, key in (('aes-128-gcm', bytes(16)), ('chacha20-poly1305', bytes(32))) * 2:\n"
+        "    try:\n"
+        "        PacketKey(name, key, bytes(12), key, provider='openssl')\n"
+        "    except MemoryError as error:\n"
+        "        print(error)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "OPENSSL_CONF": str(config)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (
+        result.stdout.splitlines()
+        == ["no memory for a packet key, or its cipher is disabled in OpenSSL"] * 4
+    )

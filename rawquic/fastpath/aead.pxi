@@ -12,14 +12,17 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy
 
 from rawquic.fastpath.c_crypto cimport (
-    ERR_clear_error, EVP_CIPHER, EVP_CIPHER_CTX, EVP_CIPHER_CTX_free, EVP_CipherInit_ex,
-    EVP_CipherUpdate, EVP_aes_128_ecb, EVP_aes_128_gcm, EVP_aes_256_ecb, EVP_aes_256_gcm,
-    EVP_chacha20, EVP_chacha20_poly1305, OPENSSL_VERSION, OPENSSL_cleanse, OpenSSL_version,
-    rq_imb_available, rq_imb_key, rq_imb_key_free, rq_imb_key_new, rq_imb_open, rq_imb_seal,
-    rq_imb_train, rq_imb_train_begin, rq_imb_train_end,
+    ERR_clear_error, EVP_CIPHER, EVP_CIPHER_CTX, EVP_CIPHER_CTX_free, EVP_CIPHER_CTX_new,
+    EVP_CipherInit_ex, EVP_CipherUpdate, EVP_aes_128_ecb, EVP_aes_256_ecb, EVP_chacha20,
+    OPENSSL_VERSION, OPENSSL_cleanse, OpenSSL_version, rq_imb_available, rq_imb_key,
+    rq_imb_key_free, rq_imb_key_new, rq_imb_open, rq_imb_seal, rq_imb_train,
+    rq_imb_train_begin, rq_imb_train_end, rq_ossl_cipher, rq_ossl_fetch, rq_ossl_key,
+    rq_ossl_key_free, rq_ossl_key_new, rq_ossl_open, rq_ossl_seal,
 )
 
 cdef enum:
+    AEAD_TAG_LENGTH = 16
+    AEAD_NONCE_LENGTH = 12
     HP_SAMPLE_LENGTH = 16
     HP_MASK_LENGTH = 5
     HEAD_MOST = 32    # of OpenJob.head
@@ -32,6 +35,8 @@ cdef enum AeadCipher:
     AES_128_GCM
     AES_256_GCM
     CHACHA20_POLY1305
+
+cdef rq_ossl_cipher _ossl_ciphers[3]  # by AeadCipher; each fetched when a key first wants it
 
 cdef object _PACKET_NUMBER_END = 1 << 62  # RFC 9000 §12.3
 
@@ -86,6 +91,19 @@ cdef inline bint packet_fits(size_t header_length, size_t length) noexcept nogil
     )
 
 
+cdef EVP_CIPHER_CTX *mask_context(const EVP_CIPHER *cipher, const uint8_t *key) noexcept nogil:
+    """For header protection: a context that keeps its key for life, or NULL.
+
+    Its padding is left as it is: only ECB has one, at an end that is never asked for; and a setting
+    of it is made anew with each nonce, which costs 30 ns.
+    """
+    cdef EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new()
+    if context != NULL and EVP_CipherInit_ex(context, cipher, NULL, key, NULL, 1) != 1:
+        EVP_CIPHER_CTX_free(context)
+        return NULL
+    return context
+
+
 @cython.final
 cdef class PacketKey:
     """Packet protection keys of one direction and one key phase.
@@ -106,7 +124,7 @@ cdef class PacketKey:
         bint _made              # by __init__, which runs once
         bint _alive             # False: there are no keys (any more), every call fails
         rq_imb_key *_imb        # owned; NULL: OpenSSL seals and opens
-        EVP_CIPHER_CTX *_evp    # owned; NULL: ipsec-mb seals and opens
+        rq_ossl_key *_ossl      # owned; NULL: ipsec-mb seals and opens
         EVP_CIPHER_CTX *_hp     # owned
         cython.pymutex _lock    # held by the Python methods while C has the contexts
 
@@ -145,20 +163,17 @@ cdef class PacketKey:
     cdef int _set_keys(
         self, const uint8_t *key, size_t key_length, const uint8_t *hp, bint ipsec_mb
     ) except -1:
-        cdef const EVP_CIPHER *aead
-        cdef const EVP_CIPHER *mask
-        if self._cipher == AES_128_GCM:
-            aead, mask = EVP_aes_128_gcm(), EVP_aes_128_ecb()
-        elif self._cipher == AES_256_GCM:
-            aead, mask = EVP_aes_256_gcm(), EVP_aes_256_ecb()
-        else:
-            aead, mask = EVP_chacha20_poly1305(), EVP_chacha20()
+        cdef rq_ossl_cipher *cipher = &_ossl_ciphers[<int>self._cipher]
+        cdef bytes name = self.cipher.encode()
+        cdef const EVP_CIPHER *mask = EVP_chacha20()
+        if self._cipher != CHACHA20_POLY1305:
+            mask = EVP_aes_128_ecb() if self._cipher == AES_128_GCM else EVP_aes_256_ecb()
         if ipsec_mb:
             self._imb = rq_imb_key_new(key, key_length)
-        else:
-            self._evp = evp_context(aead, key)
-        self._hp = evp_context(mask, hp)
-        if self._hp == NULL or (self._imb == NULL and self._evp == NULL):
+        elif rq_ossl_fetch(cipher, PyBytes_AS_STRING(name)):
+            self._ossl = rq_ossl_key_new(cipher, key, key_length)
+        self._hp = mask_context(mask, hp)
+        if self._hp == NULL or (self._imb == NULL and self._ossl == NULL):
             self.discard()
             ERR_clear_error()
             raise MemoryError("no memory for a packet key, or its cipher is disabled in OpenSSL")
@@ -174,10 +189,10 @@ cdef class PacketKey:
         """Wipe the keys; every later call fails. No call may be under way in this process."""
         self._alive = False
         rq_imb_key_free(self._imb)
-        EVP_CIPHER_CTX_free(self._evp)
+        rq_ossl_key_free(self._ossl)
         EVP_CIPHER_CTX_free(self._hp)  # cleanses, as do the two above
         self._imb = NULL
-        self._evp = NULL
+        self._ossl = NULL
         self._hp = NULL
         OPENSSL_cleanse(self._iv, AEAD_NONCE_LENGTH)
 
@@ -210,11 +225,10 @@ cdef class PacketKey:
                 rq_imb_seal(
                     &train, nonce, job.packet, job.header_length, text, text_length,
                     job.plain + job.header_length, job.body, job.body_length)
-            elif not evp_seal(
-                self._evp, nonce, job.packet, job.header_length, text, text_length,
+            elif not rq_ossl_seal(
+                self._ossl, nonce, job.packet, job.header_length, text, text_length,
                 job.plain + job.header_length, job.body, job.body_length,
             ):
-                ERR_clear_error()
                 break
             done += 1
         if self._imb != NULL:
@@ -255,8 +269,8 @@ cdef class PacketKey:
                 job.opened = rq_imb_open(
                     &train, nonce, job.packet, job.header_length, text, text_length, plain)
             else:
-                job.opened = evp_open(
-                    self._evp, nonce, job.packet, job.header_length, text, text_length, plain)
+                job.opened = rq_ossl_open(
+                    self._ossl, nonce, job.packet, job.header_length, text, text_length, plain)
             if job.into != NULL:
                 copy_short(job.head, plain, job.head_length)
                 copy_short(plain, covered, job.head_length)

@@ -25,19 +25,12 @@ cdef extern from "openssl/evp.h" nogil:
     ctypedef struct ENGINE:
         pass
 
-    int EVP_CTRL_AEAD_GET_TAG
-    int EVP_CTRL_AEAD_SET_TAG
-
-    const EVP_CIPHER *EVP_aes_128_gcm()
-    const EVP_CIPHER *EVP_aes_256_gcm()
-    const EVP_CIPHER *EVP_chacha20_poly1305()
     const EVP_CIPHER *EVP_aes_128_ecb()
     const EVP_CIPHER *EVP_aes_256_ecb()
     const EVP_CIPHER *EVP_chacha20()
 
     EVP_CIPHER_CTX *EVP_CIPHER_CTX_new()
     void EVP_CIPHER_CTX_free(EVP_CIPHER_CTX *context)  # cleanses the key
-    int EVP_CIPHER_CTX_ctrl(EVP_CIPHER_CTX *context, int kind, int number, void *memory)
 
     # A NULL cipher and key keep those of the context; only the nonce and the direction are set.
     int EVP_CipherInit_ex(
@@ -45,7 +38,25 @@ cdef extern from "openssl/evp.h" nogil:
         const uint8_t *key, const uint8_t *iv, int encrypt)
     int EVP_CipherUpdate(
         EVP_CIPHER_CTX *context, uint8_t *out, int *out_length, const uint8_t *text, int length)
-    int EVP_CipherFinal_ex(EVP_CIPHER_CTX *context, uint8_t *out, int *out_length)
+
+
+cdef extern from "fastpath/aead_openssl.h" nogil:
+    ctypedef struct rq_ossl_cipher:
+        pass
+    ctypedef struct rq_ossl_key:
+        pass
+
+    int rq_ossl_fetch(rq_ossl_cipher *cipher, const char *name)
+    rq_ossl_key *rq_ossl_key_new(
+        const rq_ossl_cipher *cipher, const uint8_t *key, size_t key_length)
+    void rq_ossl_key_free(rq_ossl_key *key)  # cleanses the key
+    int rq_ossl_seal(
+        rq_ossl_key *key, const uint8_t *nonce, const uint8_t *aad, size_t aad_length,
+        uint8_t *text, size_t text_length, const uint8_t *plain, const uint8_t *body,
+        size_t body_length)
+    int rq_ossl_open(
+        rq_ossl_key *key, const uint8_t *nonce, const uint8_t *aad, size_t aad_length,
+        uint8_t *text, size_t text_length, uint8_t *plain)
 
 
 cdef extern from "fastpath/aead_ipsec_mb.h" nogil:
