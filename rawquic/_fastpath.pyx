@@ -52,6 +52,7 @@ turn         whom a batch wakes, what leaves behind it
 waiters      Waiter, Waiters, StreamTasks: what tasks wait on
 stream_base  SendStreamBase, RecvStreamBase: what each message on a stream goes through
 reactor      Reactor: the loop of an endpoint
+loop_wait    the wait for its next batch, in the place of asyncio's loop
 """
 
 cimport cython
@@ -120,3 +121,4 @@ include "fastpath/turn.pxi"
 include "fastpath/waiters.pxi"
 include "fastpath/stream_base.pxi"
 include "fastpath/reactor.pxi"
+include "fastpath/loop_wait.pxi"

@@ -7,6 +7,7 @@ and uvloop. `TransportIO` is the portable path, for loops without `add_reader`.
 import asyncio
 import contextlib
 import errno
+import selectors
 import socket
 import sys
 import time
@@ -20,8 +21,9 @@ from .busy_poll import BusyPoll, yield_core
 
 if TYPE_CHECKING or BACKEND == "python":
     Reactor: Any = None
+    LoopWait: Any = None
 else:
-    from .._fastpath import Reactor
+    from .._fastpath import LoopWait, Reactor
 
 Incoming = tuple[bytes, Address, str | None, int]
 Outgoing = tuple[bytes, Address, str | None, int]
@@ -200,15 +202,21 @@ class ReaderIO:
 class ReactorIO(ReaderIO):
     """The same, with the compiled loop in front: Python hears of a batch when it has to."""
 
+    _on_readable: Callable[[], bool]
+
     async def start(self, on_batch: OnBatch) -> None:
         self._on_batch = on_batch
         self.reactor = Reactor(self._udp, on_batch, self._on_blocked, self._turn)
+        self._on_readable = self.reactor.on_readable
         if self.busy_poll is not None:
             self.busy_poll.read_until = self.reactor.read_until
+        elif is_asyncios_own(self._loop):
+            fd = self._socket.fileno()
+            self._on_readable = LoopWait(self._loop, fd, self.reactor).on_readable
         self._loop.add_reader(self._socket.fileno(), self._readable)
 
     def _readable(self) -> None:
-        found = self.reactor.on_readable()
+        found = self._on_readable()
         if not found or self._had_errors or self.busy_poll is not None:
             self._have_read(found)
 
@@ -335,6 +343,16 @@ def open_io(turn: Turn, sock: socket.socket, config: Config) -> SocketIO:
     if not has_reader_calls(turn.loop):
         return TransportIO(turn, sock, config)
     return (ReactorIO if BACKEND == "compiled" else ReaderIO)(turn, sock, config)
+
+
+def is_asyncios_own(loop: asyncio.AbstractEventLoop) -> bool:
+    """True for the loop of asyncio.run() on Linux, as it is: `LoopWait` can stand in for that."""
+    epoll = getattr(selectors, "EpollSelector", None)
+    return (
+        type(loop) is asyncio.SelectorEventLoop
+        and type(getattr(loop, "_selector", None)) is epoll
+        and all(hasattr(loop, name) for name in ("_ready", "_scheduled", "_stopping", "_debug"))
+    )
 
 
 def has_reader_calls(loop: asyncio.AbstractEventLoop) -> bool:

@@ -179,3 +179,12 @@ cdef extern from *:
     struct sock_extended_err:
         uint32_t ee_errno
         uint8_t ee_origin
+
+cdef extern from "<sys/epoll.h>" nogil:
+    const int EPOLLIN
+    ctypedef union epoll_data_t:
+        int fd
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_wait(int epoll, epoll_event *events, int most, int milliseconds)
