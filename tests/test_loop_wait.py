@@ -1,6 +1,7 @@
 """Waiting for packets in the place of asyncio's loop: everything else on that loop has its turn."""
 
 import asyncio
+import ctypes
 import os
 import selectors
 import signal
@@ -240,6 +241,40 @@ def test_a_signal_is_handled(own_loop: asyncio.AbstractEventLoop) -> None:
         signal.signal(signal.SIGALRM, before)
         waiting.most = 0
         waiting.close()
+
+
+def test_what_a_handler_of_a_signal_queues_runs_before_the_next_batch(
+    own_loop: asyncio.AbstractEventLoop,
+) -> None:
+    """The signal is there at the end of a batch, and no Python runs that would see it."""
+    from rawquic._fastpath import LoopWait, Reactor
+
+    class Signal:
+        @classmethod
+        def from_param(cls, _: object) -> ctypes.c_int:
+            return ctypes.c_int(signal.SIGUSR1)
+
+    def on_signal(number: int, frame: object) -> None:
+        handled.append(number)
+        own_loop.call_soon(handled.clear)
+        theirs.sendto(b"second", ours.getsockname())
+
+    on_batch = ctypes.PYFUNCTYPE(None, Signal, Signal)(("PyErr_SetInterruptEx", ctypes.pythonapi))
+    handled: list[int] = []
+    ours, theirs = (Waiting._socket() for _ in range(2))
+    wait = LoopWait(own_loop, ours.fileno(), Reactor(compiled()(ours), on_batch, lambda: None))
+    own_loop.add_reader(ours.fileno(), wait.on_readable)
+    before = signal.signal(signal.SIGUSR1, on_signal)
+    try:
+        theirs.sendto(b"first", ours.getsockname())
+        wait.on_readable()
+        assert len(handled) == 1
+        assert ours.recv(100) == b"second"
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        own_loop.remove_reader(ours.fileno())
+        ours.close()
+        theirs.close()
 
 
 def test_in_debug_mode_each_batch_has_its_turn(own_loop: asyncio.AbstractEventLoop) -> None:

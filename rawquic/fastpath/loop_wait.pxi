@@ -53,10 +53,14 @@ cdef class LoopWait:
 
 cdef bint loop_wait(LoopWait self, double away_until) except *:
     """True when the socket, and nothing but that, is ready."""
-    cdef double now = monotonic(), due
+    cdef double now, due
     cdef int timeout = WAIT_MOST, count
     cdef epoll_event events[2]
     cdef object loop = self.loop, timers
+    # What has come while no Python ran would wait with us. This runs what handlers of signals and,
+    # from Python 3.12, finalizers there are: first, since they may queue something.
+    PyErr_CheckSignals()
+    now = monotonic()
     # A task may have closed the endpoint, or stopped the loop.
     if self.reactor.closed or self.ready or loop._stopping or loop._debug or now >= away_until:
         return False
@@ -66,7 +70,6 @@ cdef bint loop_wait(LoopWait self, double away_until) except *:
         if due <= 0:
             return False
         timeout = <int>min(<double>WAIT_MOST, ceil(due * 1e3))
-    PyErr_CheckSignals()  # what has come while no Python ran would wait with us
     with nogil:
         count = epoll_wait(self.epoll, events, 2, timeout)
     if count == 1 and events[0].data.fd == self.fd and events[0].events == EPOLLIN:
