@@ -23,7 +23,7 @@
 #define RQ_OSSL_NONCE_LENGTH ((size_t)12)
 #define RQ_OSSL_NAME_ROOM 64 /* for one of a cipher's names; OpenSSL's own are shorter */
 
-/* What a provider does for one cipher. */
+/* What a provider does for one cipher. 1 from it is success; one that says -1 has failed. */
 typedef struct {
     EVP_CIPHER *fetched; /* owned, while the process lives: keeps the provider loaded */
     OSSL_FUNC_cipher_newctx_fn *new_context;
@@ -126,7 +126,7 @@ static rq_ossl_key *rq_ossl_key_new(const rq_ossl_cipher *cipher, const uint8_t 
                                                     RQ_OSSL_TAG_LENGTH);
     key->tag[1] = OSSL_PARAM_construct_end();
     if (key->context != NULL &&
-        cipher->encrypt_init(key->context, bytes, key_length, NULL, 0, NULL))
+        cipher->encrypt_init(key->context, bytes, key_length, NULL, 0, NULL) == 1)
         return key;
     if (key->context != NULL)
         cipher->free_context(key->context);
@@ -147,7 +147,8 @@ static inline int rq_ossl_update(const rq_ossl_key *key, uint8_t *to, const uint
                                  size_t length) {
     size_t written = 0;
 
-    return length == 0 || key->cipher->update(key->context, to, &written, length, from, length);
+    return length == 0 ||
+           key->cipher->update(key->context, to, &written, length, from, length) == 1;
 }
 
 /* Encrypt plain, which may be text, and then body_length bytes of body, to text[0:text_length], and
@@ -160,11 +161,11 @@ static inline int rq_ossl_seal(rq_ossl_key *key, const uint8_t *nonce, const uin
     size_t written = 0;
 
     key->tag[0].data = text + text_length;
-    if (cipher->encrypt_init(key->context, NULL, 0, nonce, RQ_OSSL_NONCE_LENGTH, NULL) &&
+    if (cipher->encrypt_init(key->context, NULL, 0, nonce, RQ_OSSL_NONCE_LENGTH, NULL) == 1 &&
         rq_ossl_update(key, NULL, aad, aad_length) && rq_ossl_update(key, text, plain, own) &&
         rq_ossl_update(key, text + own, body, body_length) &&
-        cipher->final(key->context, text + text_length, &written, RQ_OSSL_TAG_LENGTH) &&
-        cipher->get_params(key->context, key->tag))
+        cipher->final(key->context, text + text_length, &written, RQ_OSSL_TAG_LENGTH) == 1 &&
+        cipher->get_params(key->context, key->tag) == 1)
         return 1;
     ERR_clear_error(); /* what is left would be read as an error of this thread's TLS */
     return 0;
@@ -179,10 +180,10 @@ static inline int rq_ossl_open(rq_ossl_key *key, const uint8_t *nonce, const uin
     size_t written = 0;
 
     key->tag[0].data = text + text_length;
-    if (cipher->decrypt_init(key->context, NULL, 0, nonce, RQ_OSSL_NONCE_LENGTH, key->tag) &&
+    if (cipher->decrypt_init(key->context, NULL, 0, nonce, RQ_OSSL_NONCE_LENGTH, key->tag) == 1 &&
         rq_ossl_update(key, NULL, aad, aad_length) &&
         rq_ossl_update(key, plain, text, text_length) &&
-        cipher->final(key->context, plain, &written, text_length)) /* in constant time */
+        cipher->final(key->context, plain, &written, text_length) == 1) /* in constant time */
         return 1;
     OPENSSL_cleanse(plain, text_length); /* written before the tag was known to be wrong */
     ERR_clear_error();
