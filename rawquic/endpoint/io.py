@@ -208,12 +208,12 @@ class ReactorIO(ReaderIO):
         self._on_batch = on_batch
         self.reactor = Reactor(self._udp, on_batch, self._on_blocked, self._turn)
         self._on_readable = self.reactor.on_readable
+        fd = self._socket.fileno()
         if self.busy_poll is not None:
             self.busy_poll.read_until = self.reactor.read_until
         elif is_asyncios_own(self._loop):
-            fd = self._socket.fileno()
             self._on_readable = LoopWait(self._loop, fd, self.reactor).on_readable
-        self._loop.add_reader(self._socket.fileno(), self._readable)
+        self._loop.add_reader(fd, self._readable)
 
     def _readable(self) -> None:
         found = self._on_readable()
