@@ -25,9 +25,10 @@ import pytest
 from cable import Cable
 from loopback import Certificate, Relay, error_of, pair, until, within
 from processes import environment
-from udp_sockets import copies
+from udp_sockets import compiled, copies
 
 from rawquic import ClosedByPeer, ClosedLocally, Config, RawQuicSession
+from rawquic.endpoint.io import set_buffers
 
 MIB = 1 << 20
 
@@ -222,26 +223,55 @@ async def received(session: RawQuicSession, count: int) -> list[bytes]:
 
 @dataclass
 class Unruly(Relay):
-    """Loses one packet in so many, and holds one in so many back; knows each that came."""
+    """Loses one packet in so many, and holds one in so many back; knows each that came.
+
+    Trains pass as trains: packet by packet, the pace would be the relay's, and every train small.
+    """
 
     loss: float = math.inf
     late: float = math.inf
     seen: "Counter[bytes]" = field(default_factory=Counter)
+    sockets: list[socket.socket] = field(default_factory=list)
 
     async def start(self, server: tuple[str, int]) -> None:
-        await super().start(server)
-        for side in (self._near, self._far):
-            sock = side.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * MIB)
-        self.drop = self.fate
+        self._server = server
+        loop = asyncio.get_running_loop()
+        for _ in range(2):
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            sock.setblocking(False)
+            sock.bind(("127.0.0.1", 0))
+            set_buffers(sock, Config())
+            self.sockets.append(sock)
+        self._near, self._far = (compiled()(sock) for sock in self.sockets)
+        loop.add_reader(self.sockets[0], self.carry, True)
+        loop.add_reader(self.sockets[1], self.carry, False)
 
-    def fate(self, data: bytes, to_server: bool) -> bool:
+    @property
+    def address(self) -> tuple[str, int]:
+        address: tuple[str, int] = self.sockets[0].getsockname()
+        return address
+
+    def carry(self, to_server: bool) -> None:
+        batch = (self._near if to_server else self._far).receive()
+        if to_server and batch:
+            self._client = batch[-1][1]
+        self.send([data for data, *_ in batch if not self.keeps(data, to_server)], to_server)
+
+    def send(self, packets: list[bytes], to_server: bool) -> None:
+        to, peer = (self._far, self._server) if to_server else (self._near, self._client)
+        to.send([(data, peer, None, 0) for data in packets])
+
+    def keeps(self, data: bytes, to_server: bool) -> bool:
         self.seen[data] += 1
         number = len(self.seen)
         if number % self.late == 0:
-            inject = self.inject_to_server if to_server else self.inject_to_client
-            asyncio.get_running_loop().call_later(0.001, inject, data)
+            asyncio.get_running_loop().call_later(0.001, self.send, [data], to_server)
         return number % self.late == 0 or number % self.loss == 0
+
+    def close(self) -> None:
+        for sock in self.sockets:
+            asyncio.get_running_loop().remove_reader(sock)
+            sock.close()
 
 
 @pytest.mark.parametrize(
