@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from operator import index
 from typing import TYPE_CHECKING
 
 from .endpoint.turn_python import Waiter, Waiters
@@ -107,6 +108,7 @@ class RecvStreamBase:
 
     def _take(self, n: int) -> bytes | None:
         """As `read`, but None when there is nothing yet."""
+        n = index(n)
         if self._returned:
             return self._take_returned(n)
         tasks = self._tasks

@@ -191,7 +191,7 @@ class RecvStream(RecvStreamBase):
         has a limit.
 
         Raises:
-            ValueError: n is 0 (b"" means the end) or less than -1.
+            ValueError: n is 0 (b"" means the end) or less than -1. TypeError: it is no integer.
             StreamReset: the peer gave up. StreamFinished: after `stop`.
             SessionError: the session ended before the end of the stream.
             RuntimeError: another task is reading.

@@ -38,7 +38,7 @@ async def test_read_datagrams_takes_at_most_max(certificate: Certificate) -> Non
         await within(client.connection.ping())
         assert await peer.read_datagrams(max=3) == [b"\0", b"\1", b"\2"]
         assert await peer.read_datagram() == b"\3"
-        assert await peer.read_datagrams() == [bytes([n]) for n in range(4, 10)]
+        assert await peer.read_datagrams(max=2**64) == [bytes([n]) for n in range(4, 10)]
 
 
 async def test_bytes_like_objects(certificate: Certificate) -> None:

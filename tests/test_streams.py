@@ -89,6 +89,26 @@ async def test_read_of_nothing_is_a_value_error(stream: Stream, n: int) -> None:
         await stream.recv.readinto(bytearray())
 
 
+@pytest.mark.parametrize("n", [1.5, 2.0, "2"])
+@pytest.mark.parametrize("name", ["read", "readexactly"])
+async def test_read_of_no_integer_takes_nothing(stream: Stream, name: str, n: object) -> None:
+    await stream.send.write(b"abc")
+    assert await within(stream.their_recv.read(1)) == b"a"
+    with pytest.raises(TypeError):
+        await within(getattr(stream.their_recv, name)(n))
+    assert await stream.their_recv.read() == b"bc"
+
+
+@pytest.mark.parametrize("n", [True, 2**63, 2**64, 2**200])
+async def test_read_of_any_integer(stream: Stream, n: int) -> None:
+    await stream.send.write(b"abc")
+    stream.send.finish()
+    assert await within(stream.their_recv.read(n)) == b"abc"[:n]
+    if n > 1:
+        with pytest.raises(asyncio.IncompleteReadError):
+            await stream.their_recv.readexactly(n)
+
+
 async def test_readexactly(stream: Stream) -> None:
     assert await stream.their_recv.readexactly(0) == b""
     reading = await waiting(stream.their_recv.readexactly(5))

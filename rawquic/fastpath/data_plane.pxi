@@ -417,10 +417,11 @@ cdef class DataPlane:
         self.datagram_room_wanted = not room
         return room
 
-    def read_datagrams(self, Py_ssize_t most):
+    def read_datagrams(self, most):
         """The datagrams that wait, at most `most`, in a list."""
         cdef list result = []
-        while self.datagrams_in.count and PyList_GET_SIZE(result) < most:
+        cdef uint64_t room = most_of(most)
+        while self.datagrams_in.count and <uint64_t>PyList_GET_SIZE(result) < room:
             result.append(datagrams_pop(&self.datagrams_in))
         if not self.datagrams_in.count:
             self.datagrams_announced = False

@@ -86,11 +86,11 @@ cdef class RecvStreamBase:
         turn_check(self._tasks.turn)
         if self._reading:
             self._raise_read_by_two()
-        return recv_stream_take(self, n)
+        return recv_stream_take(self, most_of(n))
 
     def _take(self, n):
         """As `read`, but None when there is nothing yet."""
-        return recv_stream_take(self, n)
+        return recv_stream_take(self, most_of(n))
 
     def _look(self):
         """True when a reader that is about to wait is to look again: see `Turn`."""
@@ -104,7 +104,7 @@ cdef class RecvStreamBase:
 
 
 @cython.nonecheck(True)
-cdef object recv_stream_take(RecvStreamBase self, n):
+cdef object recv_stream_take(RecvStreamBase self, uint64_t n):
     cdef StreamTasks tasks = self._tasks
     if self._returned:
         return self._take_returned(n)

@@ -2,6 +2,8 @@
 #
 # Each call is short and sends nothing itself: it marks what is to be sent and sets `dirty`.
 
+from cpython.number cimport PyNumber_Index
+
 cdef inline bint is_local(DataPlane self, uint64_t stream_id) noexcept:
     """True for a stream that this end opens (RFC 9000 §2.1)."""
     return (stream_id & 1) == (0 if self.is_client else 1)
@@ -127,6 +129,14 @@ cdef void plane_stop(DataPlane self, uint64_t stream_id, uint64_t code) noexcept
         plane_due(self, stream)
     plane_settle_stream(self, stream)
     self.dirty = True
+
+
+cdef inline uint64_t most_of(n) except? 0:
+    """How much `n`, which is not negative, allows. TypeError: it is no integer."""
+    try:
+        return PyNumber_Index(n)
+    except OverflowError:
+        return UINT64_MAX
 
 
 cdef object plane_read(DataPlane self, uint64_t stream_id, uint64_t most):
