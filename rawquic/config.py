@@ -31,11 +31,11 @@ class Config:
             open at once. A stream counts until this end has read it to its end (or stopped it) and
             its own half has ended. 0 .. 65,536: the peer can open them all with one small packet
             (RFC 9000 §2.1), and each takes memory here: about 0.5 KB, on the python backend 3 KB.
-        stream_receive_window: the most unread bytes that one stream may hold. 1 KiB .. 1 GiB.
-        receive_window: the same for all streams of the connection together. The compiled backend
-            begins with 1 MiB of it, and half of that for a stream, where these two allow as much;
-            that doubles while the application reads fast for the path. The python backend gives
-            all of it from the start.
+        stream_receive_window: the most unread bytes that one stream may hold. 1 KiB .. 1 GiB. The
+            compiled backend begins with at most 512 KiB, which doubles while the application reads
+            fast for the path; the python backend gives all of it from the start.
+        receive_window: the same for all streams of the connection together. Streams that nobody
+            reads can take all of it, and then no other stream receives (RFC 9000 §4.1).
         send_window: written and not yet acknowledged bytes of the connection; above it `write`
             waits.
         datagram_receive_buffer_size: bytes of datagrams that wait to be read, the oldest are

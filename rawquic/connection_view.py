@@ -124,8 +124,8 @@ class Connection:
     def set_receive_window(self, size: int) -> None:
         """Unread bytes that the connection may hold, 1 KiB .. 1 GiB (RFC 9000 §4.1).
 
-        It holds at once, and ends the growth from a small window that `Config` describes. Credit
-        that the peer has been given stays given. Raises ValueError, SessionError.
+        It holds at once. Credit that the peer has been given stays given. Raises ValueError,
+        SessionError.
         """
         self._usable()
         self._connection.set_receive_window(_window(size))

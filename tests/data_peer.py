@@ -16,8 +16,8 @@ KEY = {"key": bytes(range(16)), "iv": bytes(12), "hp": bytes(range(16, 32))}
 OWN_KEY = {"key": bytes(range(32, 48)), "iv": bytes(12), "hp": bytes(range(48, 64))}
 SETTINGS: dict[str, Any] = {
     "is_client": False,
-    "first_window": 1 << 30,
     "receive_window": 1 << 20,
+    "first_stream_window": 1 << 30,
     "stream_window": 1 << 19,
     "send_window": 1 << 20,
     "bidi_streams": 100,

@@ -21,7 +21,7 @@ class Flow:
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
-        self.peer = DataPeer(receive_window=1 << 24, stream_window=1 << 24, first_window=1 << 24)
+        self.peer = DataPeer(receive_window=1 << 24, stream_window=1 << 24)
         self.offset = 0
         self.next_chunk()  # the first 64 KiB come in smaller ones
         while self.peer.plane.read(0, CHUNK):

@@ -4,6 +4,7 @@ One data plane against a peer that says what the test wants; the clock is the te
 is 50 ms.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,11 +19,12 @@ from pair import fast as fast_connection
 from wiretap import parse
 
 from rawquic.config import Config
+from rawquic.connection import seam
 
 pytestmark = pytest.mark.usefixtures("fast_only")
 
 KIB, MIB = 1 << 10, 1 << 20
-FIRST, MOST, STREAM_MOST = 64 * KIB, 300_000, 200_000
+MOST, FIRST, STREAM_MOST = 2 * MIB, 32 * KIB, 160 * KIB
 TRIP = 0.05
 MAX_DATA, MAX_STREAM_DATA = 0x10, 0x11
 
@@ -63,13 +65,15 @@ def credit_frames(peer: DataPeer) -> Iterator[tuple[Any, ...]]:
 
 
 def window(peer: DataPeer) -> int:
-    size: int = peer.plane.inspect()["window"]
+    """Of streams, now."""
+    size: int = peer.plane.inspect()["stream_window"]
     return size
 
 
 def narrow(**settings: Any) -> DataPeer:
     return DataPeer(
-        **{"first_window": FIRST, "receive_window": MOST, "stream_window": STREAM_MOST} | settings
+        **{"receive_window": MOST, "first_stream_window": FIRST, "stream_window": STREAM_MOST}
+        | settings
     )
 
 
@@ -79,11 +83,11 @@ def narrow(**settings: Any) -> DataPeer:
 @pytest.mark.parametrize(
     ("config", "connection", "of_stream"),
     [
-        (Config(), MIB, MIB // 2),
-        (Config(stream_receive_window=100_000), MIB, 100_000),
-        (Config(receive_window=MIB, stream_receive_window=MIB), MIB, MIB),
-        (Config(receive_window=MIB + 1, stream_receive_window=MIB), MIB, MIB // 2),
+        (Config(), 8 * MIB, MIB // 2),
+        (Config(stream_receive_window=100_000), 8 * MIB, 100_000),
+        (Config(receive_window=1 << 30), 1 << 30, MIB // 2),
         (Config(receive_window=9000, stream_receive_window=8000), 9000, 8000),
+        (Config(receive_window=9000), 9000, MIB // 2),
     ],
 )
 @pytest.mark.parametrize("is_client", [False, True])
@@ -107,32 +111,62 @@ def test_the_transport_parameters_tell_the_first_windows(
     assert ours.plane.inspect()["credit"] == connection
 
 
-def test_a_peer_that_nobody_reads_fills_the_first_window_and_no_more() -> None:
+def test_streams_that_nobody_reads_fill_their_first_windows_and_then_the_connections() -> None:
     pair = our_pair().handshake()
     writers = [Writer(pair, pair.client, bytes(3 * MIB)) for _ in range(4)]
     pair.run(5.0)
-    assert writers[0].offset == MIB // 2
-    assert sum(writer.offset for writer in writers) == MIB
-    assert views.data_credit(pair.client) == MIB
+    assert [writer.offset for writer in writers] == [MIB // 2] * 4
+    writers += [Writer(pair, pair.client, bytes(3 * MIB)) for _ in range(20)]
+    pair.run(5.0)
+    assert sum(writer.offset for writer in writers) == 8 * MIB
+    assert views.data_credit(pair.client) == 8 * MIB
+
+
+def test_others_go_on_beside_streams_that_nobody_reads() -> None:
+    class OnlyTheLast(Reader):
+        def _read(self, stream_id: int) -> None:
+            if stream_id == 26:
+                super()._read(stream_id)
+
+    pair = our_pair(None, Config(receive_window=4 * MIB)).handshake()
+    for _ in range(6):
+        Writer(pair, pair.client, bytes(3 * MIB))
+    pair.run(1.0)
+    reader = OnlyTheLast(pair, pair.server)
+    data = os.urandom(16 * MIB)
+    assert Writer(pair, pair.client, data).stream_id == 26
+    pair.run_until(lambda: 26 in reader.ended)
+    assert reader.data[26] == data
 
 
 # -- growth ----------------------------------------------------------------------------------------
 
 
-def test_the_window_doubles_while_a_quarter_is_read_within_two_round_trips() -> None:
+def test_the_window_doubles_while_half_is_read_within_two_round_trips() -> None:
     peer = narrow()
     upload = Upload(peer)
     peer.now += 1.9 * TRIP
-    assert upload.move(FIRST // 4)[MAX_DATA] == upload.read + 2 * FIRST
+    assert upload.move(FIRST // 2) == {MAX_STREAM_DATA: upload.read + 2 * FIRST}
     assert window(peer) == 2 * FIRST
     peer.now += 1.9 * TRIP
-    assert MAX_DATA not in upload.move(FIRST // 4)  # a quarter of what it is now
-    assert upload.move(FIRST // 4)[MAX_DATA] == upload.read + 4 * FIRST
+    upload.move(FIRST // 2)
+    assert window(peer) == 2 * FIRST  # a quarter of what it is now
+    assert upload.move(FIRST // 2)[MAX_STREAM_DATA] == upload.read + 4 * FIRST
     peer.now += 1.9 * TRIP
-    assert upload.move(FIRST)[MAX_DATA] == upload.read + MOST
+    assert upload.move(2 * FIRST)[MAX_STREAM_DATA] == upload.read + STREAM_MOST
     for _ in range(5):
-        assert upload.move(80 * KIB)[MAX_DATA] == upload.read + MOST
-    assert window(peer) == MOST
+        assert upload.move(40 * KIB)[MAX_STREAM_DATA] == upload.read + STREAM_MOST
+    assert window(peer) == STREAM_MOST
+
+
+def test_what_is_read_of_any_stream_counts() -> None:
+    peer = narrow()
+    uploads = [Upload(peer, 4 * number) for number in range(4)]
+    for upload in uploads:
+        upload.move(FIRST // 8)
+    assert window(peer) == FIRST
+    uploads[0].move(FIRST // 8)
+    assert window(peer) == 2 * FIRST
 
 
 def test_the_window_stays_where_the_reader_is_slower() -> None:
@@ -140,7 +174,7 @@ def test_the_window_stays_where_the_reader_is_slower() -> None:
     upload = Upload(peer)
     for _ in range(20):
         peer.now += 2.1 * TRIP
-        assert upload.move(FIRST // 4)[MAX_DATA] == upload.read + FIRST
+        assert upload.move(FIRST // 2)[MAX_STREAM_DATA] == upload.read + FIRST
     assert window(peer) == FIRST
 
 
@@ -148,9 +182,9 @@ def test_a_pause_counts_against_the_first_quarter_behind_it() -> None:
     peer = narrow()
     upload = Upload(peer)
     peer.now += 60.0
-    upload.move(FIRST // 4)
+    upload.move(FIRST // 2)
     assert window(peer) == FIRST
-    upload.move(FIRST // 4)
+    upload.move(FIRST // 2)
     assert window(peer) == 2 * FIRST
 
 
@@ -158,8 +192,10 @@ def test_what_is_given_up_unread_is_no_pace() -> None:
     """A peer that resets its streams gets their credit back, and no larger window by that."""
     peer = narrow()
     for number in range(20):
-        assert peer.send(frame(0x04, 2 + 4 * number, 0, FIRST // 4))
-        assert told(peer)[MAX_DATA] == (number + 1) * FIRST // 4 + FIRST
+        assert peer.send(frame(0x04, 2 + 4 * number, 0, FIRST))
+        told(peer)
+    assert peer.plane.inspect()["consumed"] == 20 * FIRST
+    assert Upload(peer).move(FIRST // 4) == {MAX_STREAM_DATA: FIRST // 4 + FIRST}
     assert window(peer) == FIRST
 
 
@@ -170,63 +206,51 @@ def test_on_a_local_path_two_round_trips_are_four_milliseconds(gap: float, grows
         peer.plane.begin(peer.now, 1e-6, 0.0)
     upload = Upload(peer)
     peer.now += gap
-    upload.move(FIRST // 4)
+    upload.move(FIRST // 2)
     assert window(peer) == (2 * FIRST if grows else FIRST)
 
 
 def test_a_window_that_is_set_holds_at_once() -> None:
     peer = narrow()
-    peer.plane.set_receive_window(MIB)
-    assert told(peer)[MAX_DATA] == MIB
+    peer.plane.set_receive_window(4 * MIB)
+    assert told(peer)[MAX_DATA] == 4 * MIB
     upload = Upload(peer)
-    assert upload.move(FIRST // 4)[MAX_STREAM_DATA] == upload.read + STREAM_MOST
     peer.plane.set_receive_window(KIB)
     assert told(peer) == {}  # what was given stays given
     upload.move(FIRST)
-    assert peer.plane.inspect()["credit"] == MIB
-    assert window(peer) == KIB
+    assert peer.plane.inspect()["credit"] == 4 * MIB
+    assert peer.plane.inspect()["window"] == KIB
 
 
-def test_the_cap_is_reached_on_a_path_of_100_ms_and_nothing_is_lost_by_that() -> None:
+def test_the_cap_is_reached_on_a_path_of_100_ms_and_nothing_is_lost_by_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As fast as with the full windows from the start, but for a tenth."""
     seconds = []
-    for config in (Config(), Config(receive_window=MIB, stream_receive_window=MIB)):
-        pair = our_pair(Config(send_window=64 * MIB), config, latency=0.05).handshake()
-        if config.receive_window == MIB:
-            pair.server.config = Config()
-            pair.server.plane.set_receive_window(8 * MIB)
+    for first in (seam.FIRST_STREAM_WINDOW, 4 * MIB):
+        monkeypatch.setattr(seam, "FIRST_STREAM_WINDOW", first)
+        pair = our_pair(Config(send_window=64 * MIB), latency=0.05).handshake()
         began, reader = pair.now, Reader(pair, pair.server)
         writer = Writer(pair, pair.client, bytes(8 * MIB))
         pair.run_until(lambda: writer.stream_id in reader.ended)  # noqa: B023
         seconds.append(pair.now - began)
-        assert pair.server.plane.inspect()["window"] == 8 * MIB
+        assert pair.server.plane.inspect()["stream_window"] == 4 * MIB
     assert seconds[0] < 1.1 * seconds[1]
 
 
 # -- streams ---------------------------------------------------------------------------------------
 
 
-def test_streams_may_hold_half_until_the_window_is_full_grown() -> None:
-    peer = narrow()
-    upload = Upload(peer)
-    assert peer.plane.initial_credit() == (FIRST, FIRST // 2)
-    assert upload.move(FIRST // 8) == {MAX_STREAM_DATA: upload.read + FIRST // 2}
-    assert upload.move(FIRST // 8)[MAX_STREAM_DATA] == upload.read + FIRST
-    while window(peer) < MOST:
-        frames = upload.move(FIRST // 8)
-    assert frames[MAX_STREAM_DATA] == upload.read + STREAM_MOST
-
-
 def test_a_stream_beyond_its_credit_is_an_error_also_below_the_cap() -> None:
     peer = narrow()
-    peer.send(stream(0, FIRST // 2, b"x"))
+    peer.send(stream(0, FIRST, b"x"))
     assert peer.failure() == 0x3  # FLOW_CONTROL_ERROR
 
 
 def test_new_streams_get_what_the_connection_has_learnt() -> None:
     peer = narrow()
     upload = Upload(peer)
-    while window(peer) < MOST:
+    while window(peer) < STREAM_MOST:
         upload.move(FIRST // 4)
     upload.move(KIB)
     # One of the peer's: told when something of it is read.
@@ -244,7 +268,7 @@ def test_new_streams_get_what_the_connection_has_learnt() -> None:
 def test_a_stream_whose_end_is_known_gets_no_credit() -> None:
     peer = narrow()
     upload = Upload(peer)
-    upload.send(FIRST // 8)
+    upload.send(FIRST // 4)
     upload.take()  # MAX_STREAM_DATA is due
     peer.send(stream(0, upload.sent, b"", fin=True))
     assert not list(credit_frames(peer))
@@ -254,7 +278,7 @@ def test_a_stream_whose_end_is_known_gets_no_credit() -> None:
 
 
 def test_credit_is_told_once_a_quarter_of_the_window() -> None:
-    peer = narrow(first_window=MOST)
+    peer = narrow(receive_window=320 * KIB, first_stream_window=STREAM_MOST)
     upload = Upload(peer)
     kinds: list[int] = []
     for _ in range(1000):
@@ -264,8 +288,8 @@ def test_credit_is_told_once_a_quarter_of_the_window() -> None:
         if found:
             peer.send(acknowledgement(peer, but=-1))
         kinds += found
-    assert abs(kinds.count(MAX_DATA) - upload.read // (MOST // 4)) <= 1
-    assert abs(kinds.count(MAX_STREAM_DATA) - upload.read // (STREAM_MOST // 4)) <= 1
+    assert abs(kinds.count(MAX_DATA) - upload.read // (80 * KIB)) <= 1
+    assert abs(kinds.count(MAX_STREAM_DATA) - upload.read // (40 * KIB)) <= 1
 
 
 @pytest.mark.parametrize("kind", [MAX_DATA, MAX_STREAM_DATA])
@@ -273,7 +297,7 @@ def test_credit_is_told_once_a_quarter_of_the_window() -> None:
 def test_the_newest_credit_is_told_again_when_it_is_lost_and_no_older_one(
     kind: int, lost: str
 ) -> None:
-    peer = narrow()
+    peer = narrow(receive_window=2 * FIRST)
     upload = Upload(peer)
     sent: list[tuple[int, int]] = []
     for _ in range(2):

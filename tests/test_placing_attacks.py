@@ -128,7 +128,7 @@ class Sender:
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
-        self.peer = DataPeer(first_window=1 << 26, receive_window=1 << 26, stream_window=1 << 26)
+        self.peer = DataPeer(receive_window=1 << 26, stream_window=1 << 26)
         self.source = {each: rng.randbytes(600_000) for each in (0, 2, 4, 6)}
         self.sent = dict.fromkeys(self.source, 0)
         self.read = dict.fromkeys(self.source, 0)

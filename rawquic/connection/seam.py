@@ -28,9 +28,9 @@ MAX_EARLY_PACKETS = 32  # 1-RTT packets that came before their keys
 PATH_FRAME = 9  # bytes of a PATH_CHALLENGE or PATH_RESPONSE
 PROBE_OVERHEAD = 1 + 20 + 4 + 16  # of a packet that carries them
 MAX_CONTROL_FRAMES = 256  # that wait to be sent
-# Of a connection, before reading has shown that it needs more; a stream has half. Below, the first
-# megabytes over loopback come visibly later.
-FIRST_WINDOW = 1 << 20
+# Of a stream, before reading has shown that it needs more. Below, the first megabytes over loopback
+# come visibly later.
+FIRST_STREAM_WINDOW = 1 << 19
 
 
 class JoinedPlanes(ControlPlane, LeanConnection):
@@ -45,8 +45,8 @@ class JoinedPlanes(ControlPlane, LeanConnection):
         self.plane = _fastpath.DataPlane(
             self,
             is_client=self._is_client,
-            first_window=FIRST_WINDOW,
             receive_window=config.receive_window,
+            first_stream_window=FIRST_STREAM_WINDOW,
             stream_window=config.stream_receive_window,
             send_window=config.send_window,
             bidi_streams=config.max_concurrent_bidi_streams,

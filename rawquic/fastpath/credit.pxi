@@ -1,40 +1,36 @@
 # The credit that this end gives (RFC 9000 §4): it follows what the application reads, never what
-# arrives; and windows that grow with the pace at which it reads.
+# arrives; and stream windows that grow with the pace at which it reads.
 #
-# A connection begins with a small window, which doubles while the application reads fast for the
-# path, up to what Config allows. So a peer that nobody reads fills the first window and no more.
-# Credit is never taken back, and never exceeds what was read + the window.
+# The connection's window is that of Config from the start. A stream's begins small, and doubles while
+# the application reads fast for the path, up to what Config allows. So a stream that nobody reads
+# takes little of what the others share. Credit is never taken back, and never exceeds what was read
+# + the window.
 
 
 cdef void windows_begin(
-    DataPlane self, uint64_t first, uint64_t connection, uint64_t stream
+    DataPlane self, uint64_t connection, uint64_t first_stream, uint64_t stream
 ) noexcept:
-    """Start with `first` for the connection; it and its streams may come to the other two."""
-    self.flow.window_most = connection
-    self.flow.window = self.flow.credit = min(connection, first)
-    self.stream_window = stream
-    self.stream_credit = plane_stream_window(self)
-
-
-cdef inline uint64_t plane_stream_window(DataPlane self) noexcept:
-    """Unread bytes that a stream may hold now: one that is not read leaves room for the others."""
-    if self.flow.window == self.flow.window_most:
-        return self.stream_window
-    return min(self.stream_window, self.flow.window // 2)
+    """Start with `connection`, and `first_stream` for a stream, which may come to `stream`."""
+    self.flow.window = self.flow.credit = connection
+    self.stream_window_most = stream
+    self.stream_window = self.stream_credit = min(stream, first_stream)
 
 
 cdef void plane_weigh_window(DataPlane self, double now) noexcept:
-    """Double the window when the application read a quarter of it in less than two round trips.
+    """Double the streams' window when half of it was read, of any, in less than two round trips.
 
-    A quarter of the connection's is half of a stream's: the pace of Chromium's QUIC. In slow start
-    that keeps the window ahead of a sender that doubles as well; a window of the whole in two round
-    trips would fall behind. On local paths a round trip is less than what event loops wait.
+    The pace of Chromium's QUIC. In slow start that keeps the window ahead of a sender that doubles as
+    well; the whole in two round trips would fall behind. On local paths a round trip is less than
+    what event loops wait.
     """
     cdef Flow *flow = &self.flow
-    if flow.window == flow.window_most or flow.read - flow.read_before < flow.window // 4:
+    if (
+        self.stream_window == self.stream_window_most
+        or flow.read - flow.read_before < self.stream_window // 2
+    ):
         return
     if now - flow.weighed_at < 2 * max(self.rtt.smoothed, RTT_LOCAL):
-        flow.window = min(2 * flow.window, flow.window_most)
+        self.stream_window = min(2 * self.stream_window, self.stream_window_most)
     flow.read_before, flow.weighed_at = flow.read, now
 
 
@@ -53,9 +49,9 @@ cdef void plane_consumed(DataPlane self, Stream *stream, uint64_t size) noexcept
 
 
 cdef void plane_stream_consumed(DataPlane self, Stream *stream) noexcept:
-    """The same for a stream. One that is new lacks credit where windows have grown since."""
+    """The same for a stream. One that is new lacks credit where the window has grown since."""
     cdef ReceiveHalf *receive = &stream.receive
-    cdef uint64_t window = plane_stream_window(self)
+    cdef uint64_t window = self.stream_window
     if not receive.exists or receive.size_known or receive.stopped:
         return
     if not receive.credit_due and receive.consumed + window >= receive.credit + window // 4:

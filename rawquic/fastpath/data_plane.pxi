@@ -82,7 +82,8 @@ cdef class DataPlane:
     cdef Stream *due               # streams with RESET_STREAM, STOP_SENDING or MAX_STREAM_DATA due
     cdef StreamCounts counts[2]    # 0 bidirectional, 1 unidirectional
     cdef Flow flow
-    cdef uint64_t stream_window    # the most unread bytes of a stream
+    cdef uint64_t stream_window    # the most unread bytes of a stream, now
+    cdef uint64_t stream_window_most  # and when it has grown
     cdef uint64_t stream_credit    # of ours at their birth: what the transport parameters say
     cdef uint64_t peer_stream_credit[3]  # ours bidi, the peer's bidi, ours uni: at their birth
     cdef list write_blocked        # IDs of streams whose write was short
@@ -122,7 +123,7 @@ cdef class DataPlane:
     cdef public bint control_sends   # Python has a part in all that is sent
 
     def __init__(
-        self, control, *, bint is_client, uint64_t first_window, uint64_t receive_window,
+        self, control, *, bint is_client, uint64_t receive_window, uint64_t first_stream_window,
         uint64_t stream_window, uint64_t send_window, uint64_t bidi_streams, uint64_t uni_streams,
         uint64_t datagram_receive_bound, uint64_t datagram_send_bound,
         uint64_t datagram_frame_limit, double initial_rtt, double max_ack_delay,
@@ -134,7 +135,7 @@ cdef class DataPlane:
         self.packets_per_key = <uint64_t>1 << 22
         self.control_dirty = self.control_sends = True
         self.flow.send_window = send_window
-        windows_begin(self, first_window, receive_window, stream_window)
+        windows_begin(self, receive_window, first_stream_window, stream_window)
         self.counts[0].peer_limit = self.counts[0].peer_allowed = bidi_streams
         self.counts[1].peer_limit = self.counts[1].peer_allowed = uni_streams
         self.datagrams_in.bound = datagram_receive_bound
@@ -440,7 +441,7 @@ cdef class DataPlane:
         plane_stream_credit(self, unidirectional)
 
     def set_receive_window(self, uint64_t size):
-        self.flow.window = self.flow.window_most = size
+        self.flow.window = size
         plane_consumed(self, NULL, 0)
 
     def set_send_window(self, uint64_t size):

@@ -277,7 +277,8 @@ cdef FrameResult stream_data(
         plane_settle_stream(self, stream)
         return FRAME_OK
     holes = receive.ahead.count
-    placed = receive_half_put(receive, frame.offset, frame.data, frame.size, self.stream_window)
+    placed = receive_half_put(
+        receive, frame.offset, frame.data, frame.size, self.stream_window_most)
     # Each hole may move a long list. Loss makes holes of whole packets; tiny ones are made on purpose.
     if receive.ahead.count > holes and frame.size < TINY and not plane_tolerates(self, now):
         return violated(

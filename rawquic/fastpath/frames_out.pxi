@@ -92,7 +92,6 @@ cdef void put_due(DataPlane self, Draft *draft) noexcept:
     cdef uint64_t limit
     cdef unsigned int uni
     if flow.credit_due:
-        plane_weigh_window(self, draft.packet.sent_at)
         limit = max(flow.credit, flow.consumed + flow.window)
         if not put_frame(self, draft, MAX_DATA_RECORD, 0, 0x10, limit, 0, 0, 1):
             return
@@ -136,7 +135,8 @@ cdef bint put_stream_control(DataPlane self, Draft *draft, Stream *stream) noexc
             return False
         receive.stop_due = False
     if receive.credit_due and not receive.size_known:
-        limit = max(receive.credit, receive.consumed + plane_stream_window(self))
+        plane_weigh_window(self, draft.packet.sent_at)
+        limit = max(receive.credit, receive.consumed + self.stream_window)
         if not put_frame(
             self, draft, MAX_STREAM_DATA_RECORD, stream.id, 0x11, stream.id, limit, 0, 2
         ):

@@ -40,6 +40,7 @@ cdef dict plane_inspect(DataPlane self):
         "stream_limits": (self.counts[0].peer_limit, self.counts[1].peer_limit),
         "credit": flow.credit,
         "window": flow.window,
+        "stream_window": self.stream_window,
         "received": flow.received,
         "consumed": flow.consumed,
         "written": flow.written,

@@ -53,13 +53,12 @@ cdef struct StreamCounts:
     bint blocked_due          # STREAMS_BLOCKED is to be sent
 
 cdef struct Flow:
-    uint64_t window           # ours, for the connection: unread bytes that it may hold now
-    uint64_t window_most      # and when it has grown
+    uint64_t window           # ours, for the connection: unread bytes that it may hold
     uint64_t credit           # MAX_DATA as we sent it last
     uint64_t received         # sum of the highest offsets of all streams
     uint64_t consumed         # read by the application, or given up
     uint64_t read             # by the application
-    uint64_t read_before      # `read` when the window was last weighed, at `weighed_at`
+    uint64_t read_before      # `read` when the streams' window was last weighed, at `weighed_at`
     double weighed_at
     bint credit_due
     uint64_t peer_credit      # the peer's MAX_DATA
