@@ -32,7 +32,7 @@ cdef void qlog_sent(DataPlane self, const Outbox *out, bytes plaintext) noexcept
     cdef bint probe
     for i in range(out.count):
         job = &out.jobs[i]
-        at = job.packet - out.buffer
+        at = job.plain - out.plain
         number = job.packet_number
         probe = self.sent.first <= number < self.sent.next and sent_at(&self.sent, number).is_probe
         packet = plaintext[at:at + <Py_ssize_t>job.length - AEAD_TAG_LENGTH]
