@@ -70,7 +70,10 @@ from rawquic.connection.interface import Event
 from rawquic.endpoint.turn_python import (
     AT_ONCE as _AT_ONCE, FORKED as _FORKED, OTHER_THREAD as _OTHER_THREAD,
 )
-from rawquic.errors import StreamError, StreamFinished, StreamReset, StreamStopped
+from rawquic.buffers import as_bytes as _as_bytes
+from rawquic.errors import (
+    DatagramTooLarge, DatagramUnsupported, StreamError, StreamFinished, StreamReset, StreamStopped,
+)
 
 include "fastpath/c_socket.pxd"
 include "fastpath/c_memory.pxd"

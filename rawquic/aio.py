@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 from typing import Any
 
+from .buffers import as_bytes
 from .errors import RawQuicError, StreamStopped
 from .session import RawQuicSession
-from .streams import RecvStream, SendStream, as_bytes
+from .streams import RecvStream, SendStream
 
 LIMIT = 65536  # bytes: asyncio's default for StreamReader
 HIGH_WATER = 65536  # bytes in the writer's buffer above which drain() waits

@@ -12,11 +12,12 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from .backend import StreamTasks, Waiters
+from .buffers import as_bytes
 from .connection.interface import Address, Event, EventTuple, address_text
 from .connection_view import Connection
 from .endpoint.link import Link
 from .errors import ClosedByPeer, ClosedLocally, SessionError
-from .streams import RecvStream, SendStream, as_bytes, check_code
+from .streams import RecvStream, SendStream, check_code
 
 logger = logging.getLogger("rawquic")
 
@@ -187,7 +188,7 @@ class RawQuicSession:
         """
         self._turn.check()
         self._raise_if_closed()
-        self._connection.send_datagram(as_bytes(data))
+        self._connection.send_datagrams((data,))
         self._link.flush_soon()
 
     def send_datagrams(self, datagrams: Iterable[bytes]) -> None:
@@ -197,8 +198,7 @@ class RawQuicSession:
             raise TypeError("send_datagrams takes a list of datagrams; send_datagram takes one")
         self._raise_if_closed()
         try:
-            for data in datagrams:
-                self._connection.send_datagram(as_bytes(data))
+            self._connection.send_datagrams(datagrams)
         finally:
             self._link.flush_soon()
 

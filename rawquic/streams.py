@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from .backend import RecvStreamBase, SendStreamBase
+from .buffers import copied
 from .config import MAX_VARINT
 from .errors import StreamFinished, StreamReset, StreamStopped, StreamTooLong
 
@@ -26,23 +27,6 @@ def check_code(code: int) -> int:
     if not isinstance(code, int) or not 0 <= code <= MAX_VARINT:
         raise ValueError(f"error code {code!r}: it must be an integer from 0 to 2^62-1")
     return code
-
-
-def as_bytes(data: Buffer) -> bytes:
-    """The bytes of a bytes-like object: itself when they cannot change, else a copy.
-
-    TypeError for anything else; `bytes(5)` would be five zeros.
-    """
-    return data if type(data) is bytes else _copied(data)
-
-
-def _copied(data: Buffer) -> bytes:
-    try:
-        return memoryview(data).tobytes()
-    except TypeError:
-        advice = ": encode it first, as in text.encode()" if isinstance(data, str) else ""
-        message = f"a bytes-like object is required, not {type(data).__name__}{advice}"
-        raise TypeError(message) from None
 
 
 class SendStream(SendStreamBase):
@@ -82,7 +66,7 @@ class SendStream(SendStreamBase):
             StreamStopped: the peer reads no more. StreamFinished: after `finish` or `reset`.
             SessionError: the session is over.
         """
-        chunk = data if type(data) is bytes else _copied(data)  # as_bytes, without the call
+        chunk = data if type(data) is bytes else copied(data)  # as_bytes, without the call
         offset = self._put(chunk, 0)
         while offset < len(chunk):
             await self._waiter()

@@ -2,10 +2,15 @@
 
 import array
 import asyncio
+import os
+import sys
+from collections import Counter
+from types import FrameType
 
 import pytest
 from loopback import Certificate, Relay, blocked_one, error_of, pair, until, waiting, within
 
+import rawquic
 from rawquic import (
     ClosedByPeer,
     ClosedLocally,
@@ -264,3 +269,29 @@ async def test_leaving_an_iteration_loses_none(certificate: Certificate) -> None
             assert data == b"1"
             break
         assert await within(peer.read_datagrams()) == [b"2", b"3"]
+
+
+@pytest.mark.skipif(
+    rawquic.backend_info()["backend"] != "compiled",
+    reason="python takes steps for each",
+)
+async def test_a_batch_takes_no_python_step_for_each_datagram(certificate: Certificate) -> None:
+    calls: list[str] = []
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            calls.append(frame.f_code.co_name)
+
+    batch = [os.urandom(100) for _ in range(1000)]
+    async with pair(certificate) as (client, peer, _):
+        await client.connection.ping()
+        sys.setprofile(count)
+        try:
+            client.send_datagrams(batch)
+            got: list[bytes] = []
+            while len(got) < len(batch):
+                got += await within(peer.read_datagrams())
+        finally:
+            sys.setprofile(None)
+        assert got == batch
+    assert len(calls) < len(batch) / 2, Counter(calls).most_common(5)

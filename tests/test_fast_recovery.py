@@ -397,7 +397,7 @@ def test_datagrams_share_packets() -> None:
     pair, tap = tapped()
     begin = pair.now
     for number in range(30):
-        pair.server.send_datagram(bytes([number]) * 100)
+        pair.server.send_datagrams([bytes([number]) * 100])
     pair.flush()
     packets = [each for each in tap.since(begin) if each.has(0x31)]
     assert len(packets) <= 4

@@ -195,10 +195,10 @@ def test_an_oversize_datagram_is_refused_at_the_call_and_blocks_nothing() -> Non
     mtu = pair.client.statistics().mtu
     assert mtu - 100 < limit < mtu
     with pytest.raises(DatagramTooLarge) as caught:
-        pair.client.send_datagram(bytes(limit + 1))
+        pair.client.send_datagrams([bytes(limit + 1)])
     assert (caught.value.size, caught.value.limit) == (limit + 1, limit)
-    pair.client.send_datagram(bytes(limit))
-    pair.client.send_datagram(b"after it")
+    pair.client.send_datagrams([bytes(limit)])
+    pair.client.send_datagrams([b"after it"])
     pair.flush()
     pair.run(0.1)
     assert pair.server.read_datagrams(10) == [bytes(limit), b"after it"]
@@ -217,7 +217,7 @@ def test_datagrams_that_a_smaller_packet_size_strands_are_dropped_wherever_they_
     pair = our_pair(Config(initial_mtu=1400)).handshake()
     big = bytes(pair.client.max_datagram_size())
     for data in (b"first", big, b"second", big, b"third"):
-        pair.client.send_datagram(data)
+        pair.client.send_datagrams([data])
     pair.client.limit_packet_size(1200)
     pair.flush()
     pair.run(0.0105)  # one way: what left in that flush
@@ -241,8 +241,8 @@ def test_datagrams_that_a_smaller_packet_size_strands_are_dropped_wherever_they_
 def test_a_longer_connection_id_of_the_peer_makes_the_largest_datagram_smaller() -> None:
     pair = our_server().handshake()
     limit = pair.server.max_datagram_size()
-    pair.server.send_datagram(bytes(limit))
-    pair.server.send_datagram(b"second")
+    pair.server.send_datagrams([bytes(limit)])
+    pair.server.send_datagrams([b"second"])
     # NEW_CONNECTION_ID that retires all others, with an ID of 20 bytes.
     pair.inject(pair.client, frame(0x18, 9, 9, bytes([20]), bytes(range(20)), bytes(16)))
     assert pair.server.max_datagram_size() == limit - 12
@@ -255,7 +255,7 @@ def test_a_longer_connection_id_of_the_peer_makes_the_largest_datagram_smaller()
 def test_the_datagram_send_queue_drops_the_oldest() -> None:
     pair = our_pair(Config(datagram_send_buffer_size=10_000)).handshake()
     for number in range(100):
-        pair.client.send_datagram(bytes([number]) * 1000)
+        pair.client.send_datagrams([bytes([number]) * 1000])
     dropped = pair.client.statistics().datagrams_dropped_send
     assert 90 <= dropped <= 92
     assert not pair.client.datagram_room(1000)
@@ -275,7 +275,7 @@ def test_the_datagram_send_queue_drops_the_oldest() -> None:
 def test_the_datagram_receive_queue_drops_the_oldest() -> None:
     pair = our_pair(server=Config(datagram_receive_buffer_size=10_000)).handshake()
     for number in range(100):
-        pair.client.send_datagram(bytes([number]) * 1000)
+        pair.client.send_datagrams([bytes([number]) * 1000])
         pair.flush()
         pair.run(0.02)
     dropped = pair.server.statistics().datagrams_dropped_receive
@@ -287,7 +287,7 @@ def test_the_datagram_receive_queue_drops_the_oldest() -> None:
     pair = make("ours", "stock").handshake()
     deaf(pair.server)
     for _ in range(200):
-        pair.client.send_datagram(bytes(1000))
+        pair.client.send_datagrams([bytes(1000)])
         pair.flush()
         pair.run(0.02)
     events = [e for e in pair.server._events if isinstance(e, aioquic_events.DatagramFrameReceived)]
@@ -298,7 +298,7 @@ def test_empty_datagrams_are_bounded_both_ways() -> None:
     config = Config(datagram_send_buffer_size=6400, datagram_receive_buffer_size=6400)
     pair = our_pair(config, config).handshake()
     for _ in range(1000):
-        pair.client.send_datagram(b"")
+        pair.client.send_datagrams([b""])
     assert views.datagrams_waiting(pair.client)[0] <= 100
     assert pair.client.statistics().datagrams_dropped_send >= 900
     pair.inject(pair.client, frame(0x31, 0) * 500)
@@ -310,7 +310,7 @@ def test_a_datagram_as_large_as_the_queue_is_still_taken() -> None:
     pair = our_pair(Config(initial_mtu=1500, datagram_send_buffer_size=1200)).handshake()
     data = os.urandom(pair.client.max_datagram_size())
     assert len(data) > 1200
-    pair.client.send_datagram(data)
+    pair.client.send_datagrams([data])
     pair.flush()
     pair.run(0.1)
     assert pair.server.read_datagrams(1) == [data]
@@ -320,7 +320,7 @@ def test_a_peer_that_takes_no_datagrams() -> None:
     pair = our_pair(server=Config(datagram_receive_buffer_size=None)).handshake()
     assert pair.client.max_datagram_size() is None
     with pytest.raises(DatagramUnsupported):
-        pair.client.send_datagram(b"x")
+        pair.client.send_datagrams([b"x"])
     assert pair.server.max_datagram_size() is not None
 
 
@@ -331,7 +331,7 @@ def test_the_peers_datagram_frame_size_is_kept(frame_size: int, limit: int | Non
     pair = our_client(max_datagram_frame_size=frame_size).handshake()
     assert pair.client.max_datagram_size() == limit
     if limit is not None:
-        pair.client.send_datagram(bytes(limit))
+        pair.client.send_datagrams([bytes(limit)])
         pair.flush()
         pair.run(0.2)
         assert len(pair.server.of(aioquic_events.DatagramFrameReceived)) == 1

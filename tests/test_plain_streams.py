@@ -505,7 +505,7 @@ def test_reading_goes_on_after_the_connection_is_lost() -> None:
     pair = make().handshake()
     stream_id = written(pair, b"before the end")
     finished = written(pair, b"whole", fin=True)
-    pair.client.send_datagram(b"datagram")
+    pair.client.send_datagrams([b"datagram"])
     pair.flush()
     pair.run(0.1)
     pair.client.close_session(4, b"")

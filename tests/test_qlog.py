@@ -71,7 +71,7 @@ def logged_pair(folder: Path, **network: Any) -> Pair:
 def exchange(pair: Pair) -> None:
     """Datagrams and a stream to the server; the pair is quiet afterwards."""
     for _ in range(DATAGRAMS):
-        pair.client.send_datagram(bytes(500))
+        pair.client.send_datagrams([bytes(500)])
     assert transfer(pair, pair.client, bytes(SIZE)) == bytes(SIZE)
     pair.run(3)
 

@@ -80,7 +80,7 @@ def test_aioquic_never_sees_an_application_packet(seed: int) -> None:
     data = os.urandom(50 * KIB)
     for sender in (pair.client, pair.server):
         sender.update_keys()
-        sender.send_datagram(b"x")
+        sender.send_datagrams([b"x"])
         assert transfer(pair, sender, data) == data
     pair.loss = pair.corrupt = 0.0  # here nobody repeats a close that got lost
     pair.client.streams.reset(opened(pair.client), 1)

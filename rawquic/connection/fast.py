@@ -10,8 +10,6 @@ from typing import Any
 from aioquic.quic.connection import QuicConnectionState
 
 from ..errors import (
-    DatagramTooLarge,
-    DatagramUnsupported,
     SessionError,
     StatelessReset,
 )
@@ -33,6 +31,7 @@ class FastConnection(JoinedPlanes):
         self.wants_flush = plane.wants_flush
         self.sends_itself = plane.sends_itself
         self.has_news = plane.has_news
+        self.send_datagrams = plane.send_datagrams
         self.datagram_room = plane.datagram_room
         self.read_datagrams = plane.read_datagrams
         self.ping = plane.ping
@@ -153,14 +152,6 @@ class FastConnection(JoinedPlanes):
         if self.close_reason is not None:
             return None
         return self.plane.max_datagram_size()
-
-    def send_datagram(self, data: bytes) -> None:
-        limit = self.max_datagram_size()
-        if limit is None:
-            raise DatagramUnsupported
-        if len(data) > limit:
-            raise DatagramTooLarge(len(data), limit)
-        self.plane.send_datagram(data)
 
     # -- the rest ------------------------------------------------------------------------------
 

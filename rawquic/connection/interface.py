@@ -5,13 +5,19 @@ A connection never calls the session. The endpoint feeds it packets and time, th
 Stream numbers are QUIC stream IDs (RFC 9000 §2.1).
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cryptography import x509
 
 from ..errors import SessionError
+
+if TYPE_CHECKING:
+    from collections.abc import Buffer  # type: ignore[attr-defined]
 
 Address = tuple[str, int]
 
@@ -120,7 +126,12 @@ class Connection(Protocol):
 
     # -- datagrams ---------------------------------------------------------------------------
     def max_datagram_size(self) -> int | None: ...
-    def send_datagram(self, data: bytes) -> None: ...
+    def send_datagrams(self, datagrams: Iterable[Buffer]) -> None:
+        """Queue them; in a full queue the oldest are dropped, and counted.
+
+        Those before a bad one are queued. Raises DatagramUnsupported, DatagramTooLarge, TypeError.
+        """
+
     def datagram_room(self, size: int) -> bool: ...
     def read_datagrams(self, most: int) -> list[bytes]: ...
 

@@ -5,12 +5,16 @@ This is its face for the endpoint and the session layer; what aioquic leaves ope
 ECN.
 """
 
+from __future__ import annotations
+
 import math
-from typing import Any, Self
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Self
 
 from aioquic.quic.connection import QuicConnectionState
 from aioquic.quic.stream import QuicStream
 
+from ..buffers import as_bytes
 from ..errors import (
     DatagramTooLarge,
     DatagramUnsupported,
@@ -22,6 +26,9 @@ from ..errors import (
 from .interface import EventTuple, PathStatistics
 from .mended import KEEP_ALIVE_PING, MendedAioquic
 from .plain_streams import Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Buffer  # type: ignore[attr-defined]
 
 
 class PlainConnection(MendedAioquic):
@@ -217,15 +224,15 @@ class PlainConnection(MendedAioquic):
 
     # -- datagrams -----------------------------------------------------------------------------
 
-    def send_datagram(self, data: bytes) -> None:
-        """Queue at once; the oldest are dropped, and counted, when the queue is full."""
-        limit = self.max_datagram_size()
-        if limit is None:
-            raise DatagramUnsupported
-        if len(data) > limit:
-            raise DatagramTooLarge(len(data), limit)
-        self._datagrams.send(data)
-        self._dirty = True
+    def send_datagrams(self, datagrams: Iterable[Buffer]) -> None:
+        for each in datagrams:
+            data, limit = as_bytes(each), self.max_datagram_size()
+            if limit is None:
+                raise DatagramUnsupported
+            if len(data) > limit:
+                raise DatagramTooLarge(len(data), limit)
+            self._datagrams.send(data)
+            self._dirty = True
 
     def datagram_room(self, size: int) -> bool:
         return self._datagrams.room(size)

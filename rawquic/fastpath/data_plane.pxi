@@ -405,10 +405,10 @@ cdef class DataPlane:
             return None
         return plane_datagram_limit(self)
 
-    def send_datagram(self, bytes data not None):
-        """Queue it. The caller has compared with max_datagram_size."""
-        datagrams_add(&self.datagrams_out, data)
-        self.dirty = True
+    def send_datagrams(self, datagrams):
+        """See connection.interface."""
+        for data in datagrams:
+            plane_send_datagram(self, data if type(data) is bytes else _as_bytes(data))
 
     def datagram_room(self, uint64_t size):
         """True when `size` more bytes can wait; else DATAGRAM_ROOM will tell."""

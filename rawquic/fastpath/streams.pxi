@@ -1,4 +1,5 @@
 # What the application does with streams: open, write, finish, reset, stop, read; and their credit.
+# What it sends in datagrams.
 #
 # Each call is short and sends nothing itself: it marks what is to be sent and sets `dirty`.
 
@@ -244,6 +245,17 @@ cdef void plane_wake_writers(DataPlane self) noexcept:
         if stream != NULL:
             stream.write_blocked = False
         plane_event(self, EVENT_WRITABLE, stream_id)
+
+
+cdef int plane_send_datagram(DataPlane self, bytes data) except -1:
+    cdef uint64_t limit = plane_datagram_limit(self)
+    if self.peer_datagram_limit < 2 or self.closing:  # the frame's type and length
+        raise DatagramUnsupported
+    if <uint64_t>len(data) > limit:
+        raise DatagramTooLarge(len(data), limit)
+    datagrams_add(&self.datagrams_out, data)
+    self.dirty = True
+    return 0
 
 
 cdef uint64_t plane_datagram_limit(DataPlane self) noexcept:

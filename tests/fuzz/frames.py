@@ -138,7 +138,7 @@ def act(peer: DataPeer, rng: random.Random, author: Author) -> None:
     elif choice == 9:
         plane.request_key_update()
     elif choice == 10 and plane.max_datagram_size():
-        plane.send_datagram(rng.randbytes(rng.randrange(1000)))
+        plane.send_datagrams([rng.randbytes(rng.randrange(1000))])
     else:
         plane.take_events()
         plane.read_datagrams(10)
