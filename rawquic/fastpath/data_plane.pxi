@@ -389,11 +389,13 @@ cdef class DataPlane:
 
     def set_priority(self, uint64_t stream_id, int priority):
         cdef Stream *stream = stream_find(&self.streams, stream_id)
+        cdef bint queued = stream != NULL and stream.queued
+        if queued:
+            queue_remove(&self.queue, stream)
         if stream != NULL:
             stream.priority = priority
-            if stream.queued:
-                queue_remove(&self.queue, stream)
-                queue_add(&self.queue, stream)
+        if queued:
+            queue_add(&self.queue, stream)
 
     def unacknowledged(self, uint64_t stream_id):
         cdef Stream *stream = stream_find(&self.streams, stream_id)

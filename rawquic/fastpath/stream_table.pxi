@@ -1,13 +1,14 @@
 # The streams of a connection: found by ID in a hash table, served from a queue by priority.
 #
-# The cost of a packet does not depend on how many streams are open: nothing here walks them all,
-# but for `stream_table_free`.
+# The cost of a packet does not depend on how many streams are open or wait: nothing here walks them
+# all, but for `stream_table_free`.
 
 cdef struct Stream:
     uint64_t id
     Stream *bucket_next
     Stream *queue_next      # in SendQueue
     Stream *queue_previous
+    Stream *last_of_equals  # of the first of its priority there
     Stream *due_next        # in the list of streams with a control frame due
     bint queued
     bint due
@@ -25,7 +26,6 @@ cdef struct StreamTable:
 
 cdef struct SendQueue:
     Stream *head
-    Stream *tail
 
 
 cdef inline uint64_t bucket_of(const StreamTable *self, uint64_t stream_id) noexcept nogil:
@@ -121,28 +121,53 @@ cdef void stream_table_free(StreamTable *self) noexcept:
     memset(self, 0, sizeof(StreamTable))
 
 
+# A queue's streams in order, and the first of each priority knows the last: what is done for one
+# stream walks the priorities above it, not the streams.
+
+
+cdef inline Stream *queue_first(const SendQueue *self, int priority, Stream **above) noexcept nogil:
+    """The first of that priority, or NULL; `above`: whom it follows, or would."""
+    cdef Stream *first = self.head
+    above[0] = NULL
+    while first != NULL and first.priority > priority:
+        above[0] = first.last_of_equals
+        first = above[0].queue_next
+    return first if first != NULL and first.priority == priority else NULL
+
+
 cdef void queue_remove(SendQueue *self, Stream *stream) noexcept nogil:
+    cdef Stream *above
+    cdef Stream *first
     if not stream.queued:
         return
+    first = queue_first(self, stream.priority, &above)
+    if first == stream:
+        if stream.last_of_equals != stream:
+            stream.queue_next.last_of_equals = stream.last_of_equals
+    elif first.last_of_equals == stream:
+        first.last_of_equals = stream.queue_previous
     if stream.queue_previous != NULL:
         stream.queue_previous.queue_next = stream.queue_next
     else:
         self.head = stream.queue_next
     if stream.queue_next != NULL:
         stream.queue_next.queue_previous = stream.queue_previous
-    else:
-        self.tail = stream.queue_previous
     stream.queue_next = stream.queue_previous = NULL
     stream.queued = False
 
 
 cdef void queue_add(SendQueue *self, Stream *stream) noexcept nogil:
     """Behind the last one of at least its priority: equals take turns."""
-    cdef Stream *before = self.tail
+    cdef Stream *before
+    cdef Stream *first
     if stream.queued:
         return
-    while before != NULL and before.priority < stream.priority:
-        before = before.queue_previous
+    first = queue_first(self, stream.priority, &before)
+    if first != NULL:
+        before = first.last_of_equals
+        first.last_of_equals = stream
+    else:
+        stream.last_of_equals = stream
     stream.queue_previous = before
     if before != NULL:
         stream.queue_next = before.queue_next
@@ -152,8 +177,6 @@ cdef void queue_add(SendQueue *self, Stream *stream) noexcept nogil:
         self.head = stream
     if stream.queue_next != NULL:
         stream.queue_next.queue_previous = stream
-    else:
-        self.tail = stream
     stream.queued = True
 
 
