@@ -48,7 +48,7 @@ class Flow:
         self.send(count)
         sent_at = self.now
         self.now += self.round_trip
-        self.control.lost(self.size * count, self.number - 1, sent_at, self.now)
+        self.control.lost(self.size * count, sent_at, self.now)
         self.now += 1e-6  # what is sent from now on is behind the start of recovery
 
     def grow_to(self, window):
@@ -87,7 +87,7 @@ def test_bytes_in_flight_come_and_go(parts, algorithm):
     flow.now += 0.1
     flow.ack(3600, 1.0)
     assert flow.control.bytes_in_flight == 6000
-    flow.control.lost(1200, 4, 1.0, flow.now)
+    flow.control.lost(1200, 1.0, flow.now)
     assert flow.control.bytes_in_flight == 4800
     flow.control.discarded(2400)
     assert flow.control.bytes_in_flight == 2400
@@ -146,19 +146,18 @@ def test_a_loss_reduces_the_window_once_per_round_trip(parts, algorithm):
     sent_at = flow.now
     flow.now += 0.1
     reduced = int(100 * SIZE * BETA[algorithm])
-    flow.control.lost(SIZE, 3, sent_at, flow.now)
+    assert flow.control.lost(SIZE, sent_at, flow.now)
     assert flow.control.window == flow.control.ssthresh == reduced
     assert flow.control.events == 1
     assert not flow.control.in_slow_start()
     # §7.3.2: losses and ACKs of what was sent before recovery began change nothing.
-    flow.control.lost(5 * SIZE, 9, flow.now, flow.now + 0.01)
+    assert not flow.control.lost(5 * SIZE, flow.now, flow.now + 0.01)
     assert (flow.control.window, flow.control.events) == (reduced, 1)
-    assert flow.control.largest_lost == 9
     flow.ack(20 * SIZE, sent_at)
     assert flow.control.window == reduced
     # Behind it, both count again.
     later = flow.now + 1e-6
-    flow.control.lost(SIZE, 60, later, flow.now + 0.1)
+    assert flow.control.lost(SIZE, later, flow.now + 0.1)
     assert flow.control.window == int(reduced * BETA[algorithm])
     assert flow.control.events == 2
 
@@ -200,7 +199,7 @@ def test_ce_in_the_same_round_trip_confirms_a_loss(parts, algorithm):
 def test_nothing_lost_is_no_event(parts, algorithm):
     flow = Flow(parts, algorithm)
     flow.send(1)
-    flow.control.lost(0, 0, 1.0, 1.1)
+    assert not flow.control.lost(0, 1.0, 1.1)
     assert (flow.control.events, flow.control.window) == (0, 12000)
 
 
@@ -223,7 +222,7 @@ def test_persistent_congestion(parts, algorithm):
     assert flow.control.window == 2 * SIZE
     assert flow.control.ssthresh == threshold
     assert flow.control.in_slow_start()
-    flow.control.lost(SIZE, flow.number, 0.5, flow.now)
+    flow.control.lost(SIZE, 0.5, flow.now)
     assert flow.control.events == 2
 
 
@@ -721,7 +720,7 @@ def test_invariants(parts, algorithm, history, ceiling, size):
             flight -= min(amount, flight)
             assert control.window >= before
         elif what == "lost":
-            control.lost(amount, number, now - seconds / 4, now)
+            control.lost(amount, now - seconds / 4, now)
             flight -= min(amount, flight)
             assert control.window <= before
         elif what == "ce":

@@ -75,7 +75,6 @@ cdef struct Congestion:
     uint64_t bytes_in_flight
     uint64_t events            # congestion events, by loss and by ECN, undone ones included
     uint64_t undone            # events that were spurious
-    uint64_t largest_lost      # so far; that and earlier numbers can make the event spurious
     # For the caller to set, after congestion_begin: on local paths, slow start ends here, and the
     # window goes further only until something is lost. 0: no ceiling.
     uint64_t soft_ceiling
@@ -107,7 +106,6 @@ cdef inline void congestion_fresh_path(Congestion *c) noexcept nogil:
     c.window = congestion_initial_window(c.datagram_size)
     c.ssthresh = UINT64_MAX
     c.bytes_in_flight = 0
-    c.largest_lost = 0
     c.local = False
     c.ceiling_hit = False
     c.rtt_samples = 0
@@ -237,11 +235,11 @@ cdef inline void congestion_acked(
         c.window = limit
 
 
-cdef inline void congestion_event(Congestion *c, double sent_at, double now) noexcept nogil:
-    """Reduce the window, once per round trip."""
+cdef inline bint congestion_event(Congestion *c, double sent_at, double now) noexcept nogil:
+    """Reduce the window, once per round trip; False when that has been done."""
     # RFC 9002 §7.3.2: what was sent before recovery began belongs to the same event.
     if sent_at <= c.recovery_start:
-        return
+        return False
     c.undo.possible = True
     c.undo.ceiling_hit = c.ceiling_hit
     c.undo.window = c.window
@@ -264,18 +262,17 @@ cdef inline void congestion_event(Congestion *c, double sent_at, double now) noe
     c.ssthresh = c.window
     c.credit = 0
     c.hystart.conservative = False
+    return True
 
 
-cdef inline void congestion_lost(
-    Congestion *c, uint64_t lost, uint64_t largest_lost, double largest_lost_sent_at, double now
+cdef inline bint congestion_lost(
+    Congestion *c, uint64_t lost, double largest_lost_sent_at, double now
 ) noexcept nogil:
-    """One round of loss detection found `lost` bytes in flight lost."""
+    """One round of loss detection found `lost` bytes in flight lost; True: a new event begins."""
     if lost == 0:
-        return
+        return False
     congestion_left_flight(c, lost)
-    congestion_event(c, largest_lost_sent_at, now)
-    if largest_lost > c.largest_lost:
-        c.largest_lost = largest_lost
+    return congestion_event(c, largest_lost_sent_at, now)
 
 
 cdef inline void congestion_ce(Congestion *c, double largest_sent_at, double now) noexcept nogil:

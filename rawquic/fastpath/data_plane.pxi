@@ -57,7 +57,8 @@ cdef class DataPlane:
     cdef Ecn ecn
     cdef bint search_mtu
     cdef uint16_t initial_mtu, mtu_upper_bound, peer_udp_limit  # of every path
-    cdef uint64_t event_losses     # packets of the last loss event that are still believed lost
+    cdef uint64_t event_first      # the first packet lost in the last loss event
+    cdef uint64_t event_losses     # packets from there on that are still believed lost
     cdef double loss_at            # when the next packet is lost by time; 0: none
     cdef double last_eliciting_at
     cdef unsigned int pto_count

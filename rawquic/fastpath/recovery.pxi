@@ -112,7 +112,7 @@ cdef bint ack_range(DataPlane self, uint64_t low, uint64_t high, AckFacts *facts
             packet.state = SETTLED
             settle_frame(self, &packet.frame, True)
             self.counters.spurious += 1
-            if self.event_losses and number >= self.path_first:
+            if self.event_losses and number >= self.event_first:
                 self.event_losses -= 1
                 if self.event_losses == 0:
                     congestion_spurious(&self.congestion)
@@ -163,7 +163,7 @@ cdef int plane_detect_loss(DataPlane self, double now) except -1:
     """RFC 9002 §6.1, for packets older than the largest acknowledged."""
     cdef SentPackets *sent = &self.sent
     cdef SentPacket *packet
-    cdef uint64_t number, bytes_lost = 0, largest_lost = 0, packets = 0
+    cdef uint64_t number, bytes_lost = 0, first_lost = 0, packets = 0
     cdef double delay = rtt_loss_delay(&self.rtt), first_at = 0, last_at = 0
     cdef double longest = 0  # between two lost packets, with none acknowledged in between
     cdef bint black_hole = False
@@ -192,9 +192,10 @@ cdef int plane_detect_loss(DataPlane self, double now) except -1:
                 mtu_probe_lost(&self.mtu, number)
                 packet.size = 0
             else:
+                if packets == 0:
+                    first_lost = number
                 bytes_lost += packet.size
                 packets += 1
-                largest_lost = number
                 if first_at == 0 and packet.sent_at > self.rtt.first_sample_at:
                     first_at = packet.sent_at
                 last_at = packet.sent_at
@@ -213,10 +214,9 @@ cdef int plane_detect_loss(DataPlane self, double now) except -1:
     ):
         self.flight_first += 1
     if packets:
-        if last_at > self.congestion.recovery_start:
-            self.event_losses = 0
+        if congestion_lost(&self.congestion, bytes_lost, last_at, now):
+            self.event_first, self.event_losses = first_lost, 0
         self.event_losses += packets
-        congestion_lost(&self.congestion, bytes_lost, largest_lost, last_at, now)
         # RFC 9002 §7.6: everything lost over more than three probe timeouts.
         if longest > 3 * rtt_pto(&self.rtt):
             congestion_persistent(&self.congestion)

@@ -137,7 +137,7 @@ class Bottleneck:
         if gone:
             self.first_loss_at = min(self.first_loss_at, self.now)
             self.lost += len(gone)
-            self.congestion.lost(SIZE * len(gone), gone[-1][0], gone[-1][1], self.now)
+            self.congestion.lost(SIZE * len(gone), gone[-1][1], self.now)
 
 
 def reno_segments(loss: float) -> float:

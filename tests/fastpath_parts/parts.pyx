@@ -64,8 +64,8 @@ cdef class PathCongestion:
         congestion_acked(
             &self.state, &rtt.state, acked, largest_acked, largest_sent_at, window_was_used, now)
 
-    def lost(self, uint64_t lost, uint64_t largest_lost, double largest_lost_sent_at, double now):
-        congestion_lost(&self.state, lost, largest_lost, largest_lost_sent_at, now)
+    def lost(self, uint64_t lost, double largest_lost_sent_at, double now):
+        return congestion_lost(&self.state, lost, largest_lost_sent_at, now)
 
     def ce(self, double largest_sent_at, double now):
         congestion_ce(&self.state, largest_sent_at, now)
