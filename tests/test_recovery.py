@@ -96,3 +96,36 @@ def test_what_is_lost_later_in_an_event_belongs_to_it() -> None:
     assert window(peer) == reduced < before
     acknowledge(peer, numbers[6:8])
     assert window(peer) >= before
+
+
+# -- probe timeouts --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("allowance", [0, 1, 40, 63, 64, 100, 1200, -1])
+def test_a_probe_timeout_is_armed_where_a_probe_may_leave(allowance: int) -> None:
+    """RFC 9002 §6.2.2.1: not while the anti-amplification limit holds everything back."""
+    peer = DataPeer()
+    stream_id = peer.plane.open_stream(True)
+    peer.plane.write(stream_id, bytes(1000), 0)
+    assert len(peer.collect()) == 1
+    peer.plane.allowance = allowance
+    armed = peer.plane.timer() is not None
+    peer.now += 20.0
+    peer.plane.on_timer(peer.now)
+    assert peer.plane.inspect()["ptos"] == armed
+    assert bool(peer.collect()) == armed == (not 0 <= allowance < 64)
+
+
+def test_a_probe_timeout_is_armed_again_when_the_limit_is_lifted() -> None:
+    """RFC 9002 §6.2.2.1: and goes off at once, if its time has passed."""
+    peer = DataPeer()
+    peer.plane.ping(1)
+    peer.collect()
+    due = peer.plane.timer()
+    peer.plane.allowance = 63
+    assert peer.plane.timer() is None
+    peer.plane.allowance = 3 * 64
+    assert peer.plane.timer() == due
+    peer.now += 20.0
+    peer.plane.on_timer(peer.now)
+    assert peer.collect()

@@ -167,7 +167,7 @@ def test_a_probe_timeout_that_may_not_send_does_not_spin() -> None:
     peer.plane.ping(1)
     peer.collect()
     peer.plane.allowance = 40
-    assert timer_calls(peer, 10_000.0) < 1_000
+    assert timer_calls(peer, 10_000.0) == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")

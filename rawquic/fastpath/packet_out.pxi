@@ -9,6 +9,7 @@ cdef enum:
     OUT_ROOM = 65507 + 65536  # and an MTU probe behind it
     SEAL_MOST_BITS = 23       # of the number of packets under one key (RFC 9001 §6.6)
     SKIP_DISTANCE_MOST = 131072
+    ALLOWANCE_LEAST = 64      # with less than that nothing is built
 
 cdef struct Outbox:
     uint8_t *plain            # owned; OUT_ROOM bytes: what it is built in
@@ -105,9 +106,9 @@ cdef bint build_packet(DataPlane self, Outbox *out, uint64_t *pace, double now) 
     if self.probes and self.pto_count > 1:
         most = min(most, <size_t>MTU_BASE)  # else a path that lost large packets stays silent
     if self.allowance >= 0:
-        most = min(most, <size_t>self.allowance)
-        if most < 64:
+        if self.allowance < ALLOWANCE_LEAST:
             return False
+        most = min(most, <size_t>self.allowance)
     allowed = wanted and not sent_is_full(&self.sent)
     if allowed and not self.probes:
         if window_room(self) < most:

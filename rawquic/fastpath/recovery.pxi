@@ -341,7 +341,9 @@ cdef void settle_stream_control(
 
 cdef double plane_pto_at(DataPlane self) noexcept:
     """When the probe timeout fires; 0: it is not armed (RFC 9002 §6.2.1, §6.2.2.1)."""
-    if self.eliciting_in_flight == 0 or not self.confirmed or self.allowance == 0:
+    if self.eliciting_in_flight == 0 or not self.confirmed or (
+        0 <= self.allowance < ALLOWANCE_LEAST
+    ):
         return 0
     # RFC 9000 §13.2.2: a second packet is acknowledged at once. So the first probe need not wait
     # for the peer's longest delay where more than one is in flight (as RFC 8985 §7.2 has it): else
