@@ -98,6 +98,26 @@ def test_what_is_lost_later_in_an_event_belongs_to_it() -> None:
     assert window(peer) >= before
 
 
+# -- persistent congestion -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arrived", [None, 0, 1, 2, 3, 4])
+def test_an_ack_in_between_breaks_persistent_congestion(arrived: int | None) -> None:
+    """RFC 9002 §7.6.2: none of the packets sent between the first and the last loss arrived."""
+    peer = DataPeer()
+    sent = []
+    for number in range(5 + 3):  # the last three show what is lost
+        peer.now += 0.2
+        peer.plane.ping(number)
+        sent += [number for number, _ in peer.collect()]
+    peer.now += 0.05
+    acknowledge(peer, sent[5:] if arrived is None else [sent[arrived], *sent[5:]])
+    assert peer.plane.statistics()["packets_lost"] == (5 if arrived is None else 4)
+    # They span 0.8 s; without the first or the last, 0.6 s; else two runs, none above 0.4 s.
+    assert 0.4 < 3 * peer.plane.pto() < 0.6
+    assert window(peer) == (6000 if arrived in (1, 2, 3) else 2400)
+
+
 # -- probe timeouts --------------------------------------------------------------------------------
 
 
