@@ -405,17 +405,20 @@ def test_a_key_update_before_the_last_was_confirmed() -> None:
 def test_packets_of_the_phase_before_are_still_read() -> None:
     pair = our_server().handshake()
     late = [seal(pair.client, stream_frame(2, i, b"%d" % i)) for i in range(3)]
+    very_late = seal(pair.client, stream_frame(2, 4, b"4"))
     crypto = pair.client._cryptos[Epoch.ONE_RTT]
     crypto._update_key("local_update")
     pair.inject(pair.client, stream_frame(2, 3, b"3"))
     assert views.key_phase(pair.server) == 1
+    timeout = pair.server.probe_timeout()
+    pair.now += 2.9 * timeout
     for packet in reversed(late):
         pair.deliver(pair.server, packet)
     assert pair.server.streams.read(2, 9) == b"0123"
-    # Three probe timeouts later they are gone.
-    very_late = late[0]
-    pair.now += 10.0
+    # RFC 9001 §6.5: three probe timeouts after the update the keys are gone.
+    pair.now += 0.2 * timeout
     pair.deliver(pair.server, very_late)
+    assert pair.server.streams.read(2, 9) is None
     assert pair.server.close_reason is None
 
 
