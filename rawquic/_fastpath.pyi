@@ -193,6 +193,8 @@ class DataPlane:
     qlog: Any
     closing: bool
     packets_per_key: int
+    confidentiality_limit: int
+    integrity_limit: int
     allowance: int
     handshake_in_flight: int
     owner: Any

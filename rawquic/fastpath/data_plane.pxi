@@ -29,7 +29,8 @@ cdef class DataPlane:
     cdef bint phase_answered       # we acknowledged a packet of open_key's phase
     cdef bint phase_changed        # at least once
     cdef bint update_wanted
-    cdef public uint64_t packets_per_key  # long before 2^23 (RFC 9001 §6.6)
+    cdef public uint64_t packets_per_key  # long before the limit, a key update is begun
+    cdef public uint64_t confidentiality_limit, integrity_limit  # RFC 9001 §6.6
     cdef double previous_until     # open_previous is dropped then
     # Connection IDs.
     cdef uint8_t peer_cid[CID_MOST]
@@ -133,7 +134,7 @@ cdef class DataPlane:
         self.control = control
         self.is_client = is_client
         self.allowance = -1
-        self.packets_per_key = <uint64_t>1 << 22
+        self.packets_per_key, self.confidentiality_limit = <uint64_t>1 << 22, <uint64_t>1 << 23
         self.control_dirty = self.control_sends = True
         self.flow.send_window = send_window
         windows_begin(self, receive_window, first_stream_window, stream_window)
@@ -171,6 +172,7 @@ cdef class DataPlane:
     def set_open_key(self, PacketKey key not None, PacketKey following not None):
         """1-RTT keys for receiving: now, and in the next key phase."""
         self.open_key, self.open_next = key, following
+        self.integrity_limit = <uint64_t>1 << (36 if key._cipher == CHACHA20_POLY1305 else 52)
 
     def set_next_keys(self, PacketKey seal not None, PacketKey open not None):
         """Keys of the phase behind the current one."""

@@ -8,8 +8,6 @@ cdef enum:
     SEGMENTS_MOST = 64        # of one pass; a GRO buffer has no more
     PN_OFFSET = 9             # behind the first byte and our connection ID
     PACKET_LEAST = 9 + 4 + 16  # with a whole sample for header protection (RFC 9001 §5.4.2)
-    FAILED_MOST_BITS = 52     # AES-GCM, RFC 9001 §6.6; ChaCha20 takes 36
-    FAILED_MOST_BITS_CHACHA = 36
 
 cdef struct Segment:
     # A packet whose header protection is off.
@@ -146,7 +144,6 @@ cdef int open_run(
 ) except -1:
     cdef StreamFrame frame
     cdef unsigned int i
-    cdef unsigned int bits = FAILED_MOST_BITS
     if count == 1:
         key.open_packets(jobs, 1)  # sooner done than the GIL is given away and taken again
     else:
@@ -157,9 +154,7 @@ cdef int open_run(
             self.counters.failed_opens += 1
             if self.qlog is not None:
                 qlog_dropped(self, &jobs[i])
-            if key._cipher == CHACHA20_POLY1305:
-                bits = FAILED_MOST_BITS_CHACHA
-            if self.counters.failed_opens >> bits:
+            if self.counters.failed_opens > self.integrity_limit:
                 plane_fail(self, AEAD_LIMIT_REACHED, 0, b"too many packets that do not open")
             continue
         if key is self.open_next and not next_phase(self, segments[i].number, now):

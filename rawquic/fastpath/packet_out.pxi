@@ -7,7 +7,6 @@ cdef enum:
     OUT_PACKETS = 64
     OUT_BYTES = 65507         # of one batch: what one GSO message takes
     OUT_ROOM = 65507 + 65536  # and an MTU probe behind it
-    SEAL_MOST_BITS = 23       # of the number of packets under one key (RFC 9001 §6.6)
     SKIP_DISTANCE_MOST = 131072
     ALLOWANCE_LEAST = 64      # with less than that nothing is built
 
@@ -49,7 +48,8 @@ cdef int plane_build(DataPlane self, Outbox *out, bint marks, double now) except
         return 0
     if self.seal_key.sealed >= self.packets_per_key or self.update_wanted:
         consider_key_update(self)
-        if self.seal_key.sealed >> SEAL_MOST_BITS:
+        # RFC 9001 §6.6: a batch stays within the limit, and the close after it.
+        if self.seal_key.sealed + OUT_PACKETS >= self.confidentiality_limit:
             plane_fail(self, AEAD_LIMIT_REACHED, 0, b"the peer does not follow a key update")
             return 0
     if now >= self.pacing_at:
