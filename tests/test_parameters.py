@@ -16,6 +16,8 @@ from aioquic.quic.packet import (
     pull_quic_transport_parameters,
 )
 from pair import (
+    CLIENT,
+    ELSEWHERE,
     Pair,
     frame,
     is_open,
@@ -151,7 +153,10 @@ def test_the_peers_max_udp_payload_size_is_kept() -> None:
         else:
             server = stock(False, odcid=odcid, max_datagram_size=1400)
         pair = Pair(client, server).handshake()
-        assert transfer(pair, server, bytes(50 * KIB)) == bytes(50 * KIB)
+        for place in (CLIENT, ELSEWHERE):  # it holds on every path
+            pair.addresses[client] = place
+            assert transfer(pair, client, b"here") == b"here"
+            assert transfer(pair, server, bytes(50 * KIB)) == bytes(50 * KIB)
         return pair.largest[server]
 
     assert largest("ours") == 1250
