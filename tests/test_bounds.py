@@ -135,6 +135,25 @@ def test_too_many_holes_in_a_stream() -> None:
     assert pair.server.streams.read(2, 10) == b"a"
 
 
+def test_a_packet_that_is_dropped_for_its_holes_is_not_processed_again() -> None:
+    """RFC 9000 §12.3: what comes before the frame that is too much stands, and comes in once."""
+    pair = our_server(Config(stream_receive_window=4 * KIB)).handshake()
+    for number in range(0, 1024, 128):
+        frames = [stream_frame(2, 1 + 2 * i, b"x") for i in range(number, number + 128)]
+        pair.inject(pair.client, *frames)
+    dropped = seal(pair.client, frame(0x31, 4, b"once") + stream_frame(2, 2049, b"over"))
+    for _ in range(3):
+        pair.deliver(pair.server, dropped)
+    assert pair.server.read_datagrams(10) == [b"once"]
+    # It is not acknowledged: what it had comes again under another number.
+    before = views.largest_received(pair.server)
+    pair.inject(pair.client, stream_frame(2, 0, b"y"))
+    assert views.largest_received(pair.server) > before
+    pair.inject(pair.client, frame(0x31, 5, b"again") + stream_frame(2, 2049, b"over"))
+    assert pair.server.read_datagrams(10) == [b"again"]
+    assert pair.server.close_reason is None
+
+
 def test_holes_at_the_bound_can_be_filled() -> None:
     pair = our_server(Config(stream_receive_window=4 * KIB)).handshake()
     for number in range(0, 1024, 128):

@@ -17,8 +17,9 @@ from aioquic.quic.connection import (
     stream_is_unidirectional,
 )
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
-from aioquic.quic.recovery import QuicPacketPacer
+from aioquic.quic.recovery import QuicPacketNumberWindow, QuicPacketPacer
 from aioquic.quic.stream import QuicStream
+from aioquic.tls import Epoch
 
 from .congestion_counter import CongestionCounter
 from .control import ControlPlane
@@ -40,6 +41,20 @@ class BurstPacer(QuicPacketPacer):
     def update_rate(self, congestion_window: int, smoothed_rtt: float) -> None:
         super().update_rate(congestion_window, smoothed_rtt)
         self.bucket_max = max(self.bucket_max, PACING_BURST)
+
+
+class NumbersSeen(QuicPacketNumberWindow):
+    """aioquic's, which it asks about each packet before it looks at the packet's frames."""
+
+    _asked = -1
+
+    def __contains__(self, packet_number: int) -> bool:
+        self._asked = packet_number
+        return super().__contains__(packet_number)
+
+    def add_asked(self) -> None:
+        """The packet that it asked about last counts as seen."""
+        self.add(self._asked)
 
 
 class SendOrder(list[Any]):
@@ -98,6 +113,11 @@ class MendedAioquic(ControlPlane):
         self._counter = CongestionCounter(self._loss._cc)
         self._loss._cc = self._counter  # type: ignore[assignment]
 
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        self._numbers_seen = NumbersSeen()
+        self._spaces[Epoch.ONE_RTT].received_packets = self._numbers_seen
+
     # -- packets -------------------------------------------------------------------------------
 
     def receive(self, data: bytes, address: Address, now: float, ecn: int = 0) -> None:
@@ -111,6 +131,8 @@ class MendedAioquic(ControlPlane):
         try:
             self.receive_datagram(data, address, now)
         except TooManyRanges:
+            # RFC 9000 §12.3: what its frames did must not be done again.
+            self._numbers_seen.add_asked()
             self._dropped_packets += 1
             if self._dropped_packets > MAX_DROPPED_PACKETS:
                 self.close(

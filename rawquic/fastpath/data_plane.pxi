@@ -349,8 +349,8 @@ cdef class DataPlane:
 
     @property
     def largest_received(self):
-        """The largest packet number that came; -1 before the first."""
-        return self.received.largest if self.received.any else -1
+        """The largest packet number that was processed; -1 before the first."""
+        return received_largest_acked(&self.received) if self.received.ranges.count else -1
 
     def pto(self):
         """The probe timeout in seconds, without backoff."""

@@ -1,8 +1,8 @@
 # The frames of a packet that was opened (RFC 9000 §19, RFC 9221), through the one cursor.
 #
-# A handler returns FRAME_OK, FRAME_DROP (the packet is dropped and not acknowledged) or FRAME_BAD
-# (the peer broke the protocol; the error is noted). Frames of the control plane are cut out here
-# and handed over whole.
+# A handler returns FRAME_OK, FRAME_DROP (the rest of the packet is dropped, and the packet not
+# acknowledged) or FRAME_BAD (the peer broke the protocol; the error is noted). Frames of the control
+# plane are cut out here and handed over whole.
 
 cdef enum FrameResult:
     FRAME_BAD = -1

@@ -26,7 +26,6 @@ cdef inline size_t room_of(const Draft *draft) noexcept nogil:
 
 
 cdef void put_ack(DataPlane self, Draft *draft, double now) noexcept:
-    cdef uint64_t largest = self.received.largest
     cdef uint8_t *before = draft.at
     cdef Record *record
     draft.at = received_put_ack(
@@ -37,7 +36,7 @@ cdef void put_ack(DataPlane self, Draft *draft, double now) noexcept:
     self.phase_answered = True
     record = record_add(&self.sent, draft.packet, ACK_RECORD)
     if record != NULL:
-        record.offset = largest
+        record.offset = received_largest_acked(&self.received)
 
 
 cdef int put_control_frames(DataPlane self, Draft *draft) except -1:

@@ -235,6 +235,9 @@ cdef int take_packet(
     else:
         result = plane_frames(self, &cursor, &facts, now)
     if result != FRAME_OK:
+        # RFC 9000 §12.3: what its frames did must not be done again. The peer sends anew what is
+        # not acknowledged, under another number.
+        received_drop(&self.received, segment.number)
         return 0
     if received_add(&self.received, segment.number, facts.eliciting, now) < 0:
         return 0  # no memory: it is not acknowledged, and comes again

@@ -1,7 +1,8 @@
 # Which packets arrived: duplicates are found in a bitmap, acknowledgements written from ranges.
 #
 # RFC 9000 §12.3, §13.2. A number below the window counts as seen. At most ACK_RANGES ranges are
-# kept; the lowest goes first, and what the peer knows that we know goes with it.
+# kept; the lowest goes first, and what the peer knows that we know goes with it. The window may be
+# ahead of the ranges: packets that were dropped half-way are in it alone.
 
 cdef enum:
     WINDOW_BITS = 8192       # packet numbers; a power of two
@@ -12,8 +13,8 @@ cdef enum:
 
 cdef struct ReceivedPackets:
     bint any
-    uint64_t largest
-    double largest_at        # when the largest arrived
+    uint64_t largest         # in the window
+    double largest_at        # when the largest that is acknowledged arrived
     uint64_t unacked         # ack-eliciting packets since our last ACK
     bint urgent              # an ACK is due at once: reordering, CE, or a batch is complete
     double first_unacked_at
@@ -30,28 +31,56 @@ cdef inline bint received_before(const ReceivedPackets *self, uint64_t number) n
     return (self.bits[(number & (WINDOW_BITS - 1)) >> 6] >> (number & 63)) & 1
 
 
+cdef inline uint64_t received_largest_acked(const ReceivedPackets *self) noexcept nogil:
+    """The largest number that an ACK names; there has to be one."""
+    return self.ranges.items[self.ranges.count - 1].stop - 1
+
+
+cdef inline void window_advance(ReceivedPackets *self, uint64_t number) noexcept nogil:
+    """Move the window up to a number above it."""
+    cdef uint64_t each
+    if number - self.largest >= WINDOW_BITS:
+        memset(self.bits, 0, sizeof(self.bits))
+    else:
+        each = self.largest + 1
+        while each < number:
+            self.bits[(each & (WINDOW_BITS - 1)) >> 6] &= ~(<uint64_t>1 << (each & 63))
+            each += 1
+    self.largest = number
+
+
+cdef inline void window_set(ReceivedPackets *self, uint64_t number) noexcept nogil:
+    self.bits[(number & (WINDOW_BITS - 1)) >> 6] |= <uint64_t>1 << (number & 63)
+
+
+cdef void received_drop(ReceivedPackets *self, uint64_t number) noexcept nogil:
+    """Note a packet that is not acknowledged, and not to be processed once more."""
+    if not self.any:
+        self.any = True
+        self.largest = number
+    elif number > self.largest:
+        window_advance(self, number)
+    window_set(self, number)
+
+
 cdef int received_add(
     ReceivedPackets *self, uint64_t number, bint eliciting, double now
 ) noexcept nogil:
     """Note a packet that was processed; -1 where there is no memory."""
-    cdef uint64_t each
     if not self.any:
         self.any = True
         self.largest, self.largest_at = number, now
     elif number > self.largest:
         if eliciting and number != self.largest + 1:
             self.urgent = True  # RFC 9000 §13.2.1: a gap
-        if number - self.largest >= WINDOW_BITS:
-            memset(self.bits, 0, sizeof(self.bits))
-        else:
-            each = self.largest + 1
-            while each < number:
-                self.bits[(each & (WINDOW_BITS - 1)) >> 6] &= ~(<uint64_t>1 << (each & 63))
-                each += 1
-        self.largest, self.largest_at = number, now
-    elif eliciting:
-        self.urgent = True  # RFC 9000 §13.2.1: out of order
-    self.bits[(number & (WINDOW_BITS - 1)) >> 6] |= <uint64_t>1 << (number & 63)
+        window_advance(self, number)
+        self.largest_at = now
+    else:
+        if eliciting:
+            self.urgent = True  # RFC 9000 §13.2.1: out of order
+        if self.ranges.count == 0 or number > received_largest_acked(self):
+            self.largest_at = now  # what is above it was dropped
+    window_set(self, number)
     if ranges_add(&self.ranges, number, number + 1) < 0:
         return -1
     if self.ranges.count > ACK_RANGES:
