@@ -6,6 +6,8 @@ that it may cost; `DataPeer` is the attacker.
 
 import gc
 import os
+import subprocess
+import sys
 import time
 import weakref
 from pathlib import Path
@@ -17,6 +19,7 @@ from data_peer import PING, DataPeer, ack, frame, stream
 from loopback import Certificate, pair
 from pair import CLIENT, SERVER, seal, stock
 from pair import certificate as identity
+from processes import environment
 
 from rawquic.backend import BACKEND
 from rawquic.config import Config
@@ -237,6 +240,41 @@ def test_holes_of_lost_packets_are_tolerated() -> None:
     for i in range(20_000):
         peer.send(stream(0, 200 * i, bytes(100)))
     assert peer.failure() is None
+
+
+# Far behind the rest, so that the list of the stream's chunks needs 32 MiB in one piece.
+OUT_OF_MEMORY = """
+import resource
+from pathlib import Path
+from data_peer import DataPeer, stream
+
+WINDOW = 1 << 38
+peer = DataPeer(receive_window=WINDOW, first_stream_window=WINDOW, stream_window=WINDOW)
+far = stream(0, 1 << 37, bytes(100))
+packets = [peer.packet(far) for _ in range(2000)]
+before = resource.getrlimit(resource.RLIMIT_AS)
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (16 << 20), before[1]))
+taken = [peer.plane.receive(packet, peer.now) for packet in packets]
+resource.setrlimit(resource.RLIMIT_AS, before)
+assert not any(taken), "there was memory"
+assert peer.failure() is None, peer.control.failures
+assert not any(peer.plane.receive(packet, peer.now) for packet in packets), "it came twice"
+assert peer.send(far)
+assert peer.plane.inspect()["streams"][0]["ranges"] == 1
+"""
+
+
+@pytest.mark.skipif(
+    "asan" in os.environ.get("LD_PRELOAD", ""),
+    reason="AddressSanitizer ends a process that has no memory",
+)
+def test_lack_of_memory_is_no_fault_of_the_peers() -> None:
+    """Its packets are dropped, however many, and what comes when there is memory is taken."""
+    done = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY], env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("size", [40_000, 65_507, 65_527])

@@ -283,7 +283,9 @@ cdef FrameResult stream_data(
     if receive.ahead.count > holes and frame.size < TINY and not plane_tolerates(self, now):
         return violated(
             self, PROTOCOL_VIOLATION, frame.frame_type, b"too many tiny holes in streams")
-    if placed != PLACED:
+    if placed == NO_MEMORY:
+        return FRAME_DROP  # which is no fault of the peer's
+    if placed == TOO_MANY_RANGES:
         self.counters.holes_dropped += 1
         if self.counters.holes_dropped > DROPS_MOST:
             return violated(
