@@ -242,6 +242,20 @@ def test_holes_of_lost_packets_are_tolerated() -> None:
     assert peer.failure() is None
 
 
+@pytest.mark.parametrize("kind", [b"\x30", b"\x31", b"\x40\x31"], ids=["30", "31", "4031"])
+def test_a_datagram_frame_larger_than_was_offered(kind: bytes) -> None:
+    """RFC 9221 §3: of max_datagram_frame_size, its type and its length take their part."""
+    has_length = kind[-1] & 1
+    most = 63 - len(kind) - has_length
+    data = [bytes([size] * has_length + [7] * size) for size in (most, most + 1)]
+    peer = DataPeer(datagram_frame_limit=63)
+    assert peer.send(kind + data[0])
+    assert peer.failure() is None
+    assert not peer.send(kind + data[1])
+    assert peer.control.failures[0][:2] == (PROTOCOL_VIOLATION, kind[-1])
+    assert peer.plane.read_datagrams(2) == [bytes([7] * most)]
+
+
 # Far behind the rest, so that the list of the stream's chunks needs 32 MiB in one piece.
 OUT_OF_MEMORY = """
 import resource

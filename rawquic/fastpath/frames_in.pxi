@@ -60,7 +60,7 @@ cdef FrameResult plane_frames(
         elif frame_type == 0x30 or frame_type == 0x31:
             facts.probing = False
             facts.eliciting = True
-            result = on_datagram(self, frame_type, cursor)
+            result = on_datagram(self, frame_type, cursor, &start)
         else:
             result = on_rare_frame(self, frame_type, cursor, &start, facts, now)
         if result != FRAME_OK:
@@ -428,15 +428,17 @@ cdef void plane_unblock_peer(DataPlane self, bint uni, uint64_t limit) noexcept:
         plane_stream_credit(self, uni)
 
 
-cdef FrameResult on_datagram(DataPlane self, uint64_t frame_type, Cursor *cursor) except *:
-    cdef size_t before = cursor.left
-    cdef uint64_t size = before
+cdef FrameResult on_datagram(
+    DataPlane self, uint64_t frame_type, Cursor *cursor, const Cursor *start
+) except *:
+    """`start`: where the frame's type is."""
+    cdef uint64_t size = cursor.left
     cdef const uint8_t *data
     if frame_type & 1 and not take_varint(cursor, &size):
         return malformed(self, frame_type)
     if not take_bytes(cursor, size, &data):
         return malformed(self, frame_type)
-    if 1 + before - cursor.left > self.datagram_frame_limit:  # RFC 9221 §3
+    if start.left - cursor.left > self.datagram_frame_limit:  # RFC 9221 §3
         return violated(self, PROTOCOL_VIOLATION, frame_type, b"a DATAGRAM larger than allowed")
     datagrams_add(
         &self.datagrams_in, PyBytes_FromStringAndSize(<const char *>data, <Py_ssize_t>size))
