@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from data_peer import DataPeer
+from data_peer import PING, DataPeer
 from udp_sockets import compiled, to
 
 import rawquic
@@ -95,6 +95,43 @@ def test_it_reads_until_something_comes_or_the_time_is_over(
     finally:
         reactor.close()
     assert not reactor.read_until(time.monotonic() + 30)
+
+
+def test_only_an_authentic_packet_says_where_to_answer_from() -> None:
+    """Anybody may send to another address of this host, in the peer's name."""
+    from rawquic._fastpath import Reactor
+
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ours,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as theirs,
+    ):
+        ours.bind(("0.0.0.0", 0))
+        theirs.bind(("127.0.0.1", 0))
+        there = compiled()(theirs)
+        peer = DataPeer()
+        reactor = Reactor(compiled()(ours), lambda others, planes: None, lambda: None)
+        reactor.attach(peer.plane, theirs.getsockname(), None)
+        reactor.route(b"hostcid0", peer.plane)
+
+        def answered_from(host: str, packet: bytes) -> list[str]:
+            """Where all comes from that is sent after this one went to `host`."""
+            theirs.sendto(packet, (host, ours.getsockname()[1]))
+            assert reactor.on_readable()
+            peer.plane.ping(1)
+            reactor.flush(peer.plane)
+            sources = {source[0] for _, source, *_ in there.receive()}
+            return sorted(sources)
+
+        try:
+            packet = peer.packet(PING)
+            assert answered_from("127.0.0.2", packet) == ["127.0.0.2"]
+            forged = bytearray(peer.packet(PING))
+            forged[-1] ^= 1
+            assert answered_from("127.0.0.3", bytes(forged)) == ["127.0.0.2"]
+            assert answered_from("127.0.0.3", packet) == ["127.0.0.2"]  # a replay
+            assert answered_from("127.0.0.3", peer.packet(PING)) == ["127.0.0.3"]
+        finally:
+            reactor.close()
 
 
 class Owner:
