@@ -11,10 +11,15 @@ import random
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
 from rawquic.backend import BACKEND
+
+pytest_plugins = ["fastpath_parts.build"]
+pytestmark = pytest.mark.skipif(BACKEND != "compiled", reason="of the compiled data plane")
 
 CORPUS = Path(__file__).parent / "fuzz" / "corpus"
 SECONDS = float(os.environ.get("RAWQUIC_FUZZ_SECONDS", "2"))
@@ -22,9 +27,17 @@ SHOW = bool(os.environ.get("RAWQUIC_FUZZ_SHOW"))
 SEED = int(os.environ.get("RAWQUIC_FUZZ_SEED", "1"))
 
 
-@pytest.mark.skipif(BACKEND != "compiled", reason="of the compiled data plane")
 @pytest.mark.parametrize("name", ["frames", "reassembly", "acknowledgement", "segments"])
 def test_fuzz(name: str) -> None:
+    fuzz(name)
+
+
+def test_fuzz_parts(parts: ModuleType) -> None:
+    """A target that needs what the product does not expose."""
+    fuzz("control", parts)
+
+
+def fuzz(name: str, *more: Any) -> None:
     target = importlib.import_module(f"fuzz.{name}")
     corpus = [bytes.fromhex(path.read_text()) for path in sorted(CORPUS.glob(f"{name}-*.hex"))]
     end, runs = time.monotonic() + SECONDS, 0
@@ -32,7 +45,7 @@ def test_fuzz(name: str) -> None:
         if SHOW:  # before a sanitizer ends the process
             print(f"{name}: seed {seed}", file=sys.stderr, flush=True)
         try:
-            target.run(random.Random(seed), corpus)
+            target.run(random.Random(seed), corpus, *more)
         except BaseException:
             print(f"{name}: seed {seed}")
             raise

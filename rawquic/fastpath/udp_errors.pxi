@@ -46,6 +46,12 @@ cdef void add_note(Notes *notes, int code, size_t size, const SocketAddress *pee
         note.peer = peer[0]
 
 
+cdef inline bint has_data(const msghdr *message, const cmsghdr *item, size_t size) noexcept nogil:
+    """True where a control message has so much data, and the buffer all of it."""
+    cdef const uint8_t *end = <const uint8_t *>message.msg_control + message.msg_controllen
+    return CMSG_LEN(size) <= item.cmsg_len <= <size_t>(end - <const uint8_t *>item)
+
+
 cdef int icmp_errno(msghdr *message) noexcept nogil:
     """The errno that an ICMP error was turned into; 0 for what is not an ICMP error."""
     cdef sock_extended_err error
@@ -54,7 +60,7 @@ cdef int icmp_errno(msghdr *message) noexcept nogil:
         if (
             (item.cmsg_level == IPPROTO_IP and item.cmsg_type == IP_RECVERR)
             or (item.cmsg_level == IPPROTO_IPV6 and item.cmsg_type == IPV6_RECVERR)
-        ) and item.cmsg_len >= CMSG_LEN(sizeof(sock_extended_err)):
+        ) and has_data(message, item, sizeof(error)):
             memcpy(&error, CMSG_DATA(item), sizeof(error))
             if error.ee_origin == SO_EE_ORIGIN_ICMP or error.ee_origin == SO_EE_ORIGIN_ICMP6:
                 return <int>error.ee_errno

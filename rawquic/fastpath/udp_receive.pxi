@@ -79,26 +79,28 @@ cdef void read_control(msghdr *header, Message *message) noexcept nogil:
     cdef cmsghdr *item = CMSG_FIRSTHDR(header)
     cdef in_pktinfo info4
     cdef in6_pktinfo info6
-    cdef int value
+    cdef int value, level, kind
     while item != NULL:
-        if item.cmsg_level == IPPROTO_UDP and item.cmsg_type == UDP_GRO:
+        level, kind = item.cmsg_level, item.cmsg_type
+        if level == IPPROTO_UDP and kind == UDP_GRO and has_data(header, item, sizeof(value)):
             memcpy(&value, CMSG_DATA(item), sizeof(value))
             message.segment_size = <size_t>value if value > 0 else 0
-        elif item.cmsg_level == IPPROTO_IP and item.cmsg_type == IP_TOS:
+        elif level == IPPROTO_IP and kind == IP_TOS and has_data(header, item, 1):
             message.ecn = CMSG_DATA(item)[0] & 3
-        elif item.cmsg_level == IPPROTO_IP and item.cmsg_type == IP_PKTINFO:
+        elif level == IPPROTO_IP and kind == IP_PKTINFO and has_data(header, item, sizeof(info4)):
             # Not ipi_addr: of a broadcast, that is an address nobody can answer from.
             memcpy(&info4, CMSG_DATA(item), sizeof(info4))
             memset(&message.local, 0, sizeof(IpAddress))
             message.local.family = AF_INET
             memcpy(message.local.octets, &info4.ipi_spec_dst, 4)
-        elif item.cmsg_level == IPPROTO_IPV6 and item.cmsg_type == IPV6_TCLASS:
+        elif level == IPPROTO_IPV6 and kind == IPV6_TCLASS and has_data(header, item, sizeof(value)):
             memcpy(&value, CMSG_DATA(item), sizeof(value))
             message.ecn = value & 3
-        elif item.cmsg_level == IPPROTO_IPV6 and item.cmsg_type == IPV6_PKTINFO:
+        elif level == IPPROTO_IPV6 and kind == IPV6_PKTINFO and has_data(header, item, sizeof(info6)):
             memcpy(&info6, CMSG_DATA(item), sizeof(info6))
             # Mapped IPv4 has an IP_PKTINFO as well.
             if not is_mapped(info6.ipi6_addr.s6_addr):
+                memset(&message.local, 0, sizeof(IpAddress))
                 message.local.family = AF_INET6
                 memcpy(message.local.octets, info6.ipi6_addr.s6_addr, 16)
                 if info6.ipi6_addr.s6_addr[0] == 0xFE and info6.ipi6_addr.s6_addr[1] >> 6 == 2:

@@ -1,18 +1,24 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, initializedcheck=False
-"""The data plane's path state (rtt, congestion, pacing, mtu) and its blocks (send_blocks) with Python
-in front, for tests only.
+"""The data plane's path state (rtt, congestion, pacing, mtu), its blocks (send_blocks) and what it
+reads from control messages (udp_receive, udp_errors) with Python in front, for tests only.
 
 One class a struct; each method calls one C function, each other attribute is a field.
 """
 
-from libc.stdint cimport uint8_t
+cimport cython
 
+include "fastpath/c_socket.pxd"
 include "fastpath/c_memory.pxd"
+include "fastpath/address.pxi"
+include "fastpath/udp_errors.pxi"
+include "fastpath/udp_receive.pxi"
 include "fastpath/rtt.pxi"
 include "fastpath/congestion.pxi"
 include "fastpath/pacing.pxi"
 include "fastpath/mtu.pxi"
 include "fastpath/send_blocks.pxi"
+
+from cpython.bytes cimport PyBytes_AS_STRING
 
 ALGORITHMS = {"newreno": NEWRENO, "cubic": CUBIC}
 UNLIMITED = UINT64_MAX
@@ -194,6 +200,49 @@ def forget_blocks():
     """There are none, and a new region; those that there were stay mapped."""
     global spare_blocks, blocks_begun, region
     spare_blocks, blocks_begun, region = NULL, 0, NULL
+
+
+def message_of(bytes control, size_t length, int flags=0):
+    """(segment size, segments, ECN, family, octets and scope of the local address) of a message with
+    this control data; None where it is not usable."""
+    cdef Receiver *receiver = <Receiver *>calloc(1, sizeof(Receiver))
+    cdef msghdr *header = &receiver.headers[0].msg_hdr
+    cdef Message out
+    try:
+        receiver.arena = <uint8_t *>malloc(1)
+        header.msg_control = copied(control)
+        header.msg_controllen = <size_t>len(control)
+        header.msg_flags = flags
+        if not read_message(receiver, 0, length, &out):
+            return None
+        return (
+            out.segment_size, out.segments, out.ecn,
+            out.local.family, bytes(out.local.octets[:16]), out.local.scope)
+    finally:
+        free(header.msg_control)
+        close_receiver(receiver)
+        free(receiver)
+
+
+def icmp_errno_of(bytes control):
+    """The errno that an ICMP error in this control data was turned into; 0: there is none."""
+    cdef msghdr message
+    memset(&message, 0, sizeof(message))
+    message.msg_control = copied(control)
+    message.msg_controllen = <size_t>len(control)
+    try:
+        return icmp_errno(&message)
+    finally:
+        free(message.msg_control)
+
+
+cdef void *copied(bytes data) except NULL:
+    """Memory of exactly that size, so that AddressSanitizer sees what is read behind it."""
+    cdef void *copy = malloc(<size_t>len(data))
+    if copy == NULL:
+        raise MemoryError()
+    memcpy(copy, PyBytes_AS_STRING(data), <size_t>len(data))
+    return copy
 
 
 cdef list listed(Block *block):
