@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from aioquic.buffer import Buffer, BufferReadError
 from pair import Pair, frame, our_server, seal, stream_frame, use
-from wiretap import parse
 
 from rawquic.config import Config
 from rawquic.errors import StreamReset
@@ -163,16 +162,6 @@ def changed(payload: bytes, rng: random.Random) -> bytes:
         else:
             del data[at : at + rng.randrange(1, 5)]
     return bytes(data)
-
-
-def frames_until_error(payload: bytes) -> list[Any]:
-    """Those in front of what cannot be read."""
-    for stop in range(len(payload), -1, -1):
-        try:
-            return parse(payload[:stop])
-        except (BufferReadError, AssertionError, ValueError):
-            continue
-    return []
 
 
 def acknowledges(payload: bytes) -> bool:

@@ -51,7 +51,7 @@ def run(rng: random.Random, corpus: list[bytes]) -> None:
                 assert read[-len(got) :] == data[len(read) - len(got) : len(read)]
         for _, payload in peer.collect():
             credit = max(credit, granted(payload, credit))
-        assert credit <= len(read) + window + window
+        assert credit <= len(read) + window  # RFC 9000 §4.1, and no more
         if ended:
             assert peer.failure() is None
             return
