@@ -150,14 +150,18 @@ async def test_no_version_in_common(certificate: Certificate) -> None:
 
 
 async def restarted(
-    certificate: Certificate, relay: Relay, key: bytes | None, other_key: bytes | None
+    certificate: Certificate,
+    relay: Relay,
+    key: bytes | None,
+    other_key: bytes | None,
+    config: Config | None = None,
 ) -> tuple[rawquic.RawQuicSession, rawquic.Server, rawquic.Server]:
     """A session whose server is gone without a word, and another server in its place."""
     first = await rawquic.serve(
         echo, "127.0.0.1", 0, config=Config(stateless_reset_key=key), **certificate.server
     )
     await relay.start(first.local_address)
-    client = await within(rawquic.connect(*relay.address, **certificate.client))
+    client = await within(rawquic.connect(*relay.address, config=config, **certificate.client))
     await within(client.connection.ping())
     second = await rawquic.serve(
         echo, "127.0.0.1", 0, config=Config(stateless_reset_key=other_key), **certificate.server
@@ -191,6 +195,51 @@ async def test_a_restarted_server_resets_old_sessions(certificate: Certificate) 
     relay.close()
 
 
+@pytest.mark.parametrize("what", ["keep-alive", "ping", "request", "datagram"])
+async def test_the_smallest_packets_draw_a_reset(certificate: Certificate, what: str) -> None:
+    """RFC 9000 §10.3.3: up to 43 bytes, with one that is a byte shorter."""
+    relay, key = Relay(), secrets.token_bytes(32)
+    config = Config(keep_alive_interval=0.1 if what == "keep-alive" else None)
+    client, first, second = await restarted(certificate, relay, key, key, config)
+    before = len(relay.to_server)
+    relay.drop = lambda data, to_server: to_server and len(data) > 43
+    closed = await waiting(client.wait_closed())
+    if what == "ping":
+        closed.cancel()
+        closed = await waiting(client.connection.ping())
+    elif what == "request":
+        send, _ = await client.open_bi()
+        await send.write(b"x")
+        send.finish()
+    elif what == "datagram":
+        client.send_datagram(b"x")
+    await within(asyncio.wait([closed]))
+    assert type(client.close_reason) is StatelessReset
+    (*_, trigger), answer = relay.to_server[before:], relay.to_client[-1]
+    assert 22 <= len(trigger) <= 43
+    assert len(answer) == len(trigger) - 1
+    await end(first, second)
+    relay.close()
+
+
+@pytest.mark.parametrize(
+    ("trigger", "reset"), [(22, 21), (29, 28), (30, 29), (43, 42), (44, 42), (1200, 42)]
+)
+async def test_resets_of_all_sizes_are_recognised(
+    certificate: Certificate, trigger: int, reset: int
+) -> None:
+    """Smaller ones than any packet can be, too: 21 bytes is the least (RFC 9000 §10.3)."""
+    relay, key = Relay(), secrets.token_bytes(32)
+    client, first, second = await restarted(certificate, relay, key, key)
+    cid = relay.to_server[-1][1:9]
+    relay.inject_to_server(b"\x40" + cid + bytes(trigger - 9))
+    await within(client.wait_closed())
+    assert type(client.close_reason) is StatelessReset
+    assert len(relay.to_client[-1]) == reset
+    await end(first, second)
+    relay.close()
+
+
 async def test_a_reset_with_another_key_is_ignored(certificate: Certificate) -> None:
     relay = Relay()
     client, first, second = await restarted(certificate, relay, None, None)
@@ -213,7 +262,7 @@ async def test_resets_are_limited(certificate: Certificate) -> None:
             sock.bind(("127.0.0.1", 0))
             sock.setblocking(False)
             for _ in range(20):
-                sock.sendto(b"\x40" + secrets.token_bytes(41), server.local_address)
+                sock.sendto(b"\x40" + secrets.token_bytes(20), server.local_address)
             await until(lambda: server.stats().packets_unroutable == 20)
             assert server.stats().resets_sent == 0
             for _ in range(300):

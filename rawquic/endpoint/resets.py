@@ -3,7 +3,6 @@
 import secrets
 
 BURST, RATE = 50, 50.0  # resets: at once, and per second
-LEAST_TRIGGER = 43  # §10.3: an answer of 42 bytes is still smaller
 LEAST, MOST = 21, 42  # bytes of a reset
 TOKEN_LENGTH = 16
 
@@ -29,10 +28,14 @@ class StatelessResets:
         """May `packet`, of no connection, be answered?"""
         self._allowed = min(BURST, self._allowed + (now - self._time) * RATE)
         self._time = now
-        return len(packet) >= LEAST_TRIGGER and self._allowed >= 1
+        return len(packet) > LEAST and self._allowed >= 1
 
     def answer(self, packet: bytes, token: bytes) -> bytes:
-        """The reset that answers `packet`: noise that looks like a short header, and the token."""
+        """The reset that answers `packet`: noise that looks like a short header, and the token.
+
+        It is smaller than `packet`, so that two endpoints that answer each other come to an end;
+        by one byte up to 43 bytes, as keep-alives and small requests have (§10.3.3).
+        """
         self._allowed -= 1
         self.sent += 1
         noise = bytearray(secrets.token_bytes(min(len(packet) - 1, MOST) - TOKEN_LENGTH))
