@@ -1,6 +1,7 @@
 """Certificates, keys and trust anchors from files or PEM, with errors that name the file.
 
-It reads and checks; it never talks TLS.
+It reads and checks; it never talks TLS. No error shows any of what may be a key, nor has another
+one behind it that does.
 """
 
 import binascii
@@ -72,6 +73,8 @@ def load_trust_anchors(
         if path is not None and not isinstance(path, str | os.PathLike):
             kind = type(path).__name__
             raise ConfigError(f"{role} must be a path, not {kind}; certificates go into cadata")
+        if path is not None and _is_text(path):
+            raise ConfigError(f"{role} is PEM text: it must be a path; certificates go into cadata")
     found: list[x509.Certificate] = []
     if cafile is not None:
         raw = _read(os.fspath(cafile), "cafile")
@@ -129,7 +132,15 @@ def _name(source: PathOrPem, role: str) -> str:
         return f"{role} (PEM given as bytes)"
     if not isinstance(source, str | os.PathLike):
         raise ConfigError(f"{role} must be a path, or PEM as bytes, not {type(source).__name__}")
+    if _is_text(source):
+        raise ConfigError(f"{role} is PEM text: pass it as bytes, or the path of a file")
     return f"{role} {os.fspath(source)!r}"
+
+
+def _is_text(path: str | os.PathLike[str]) -> bool:
+    """True for what was meant as the content of a file: it is no name, and nothing to be shown."""
+    name = os.fsdecode(path)
+    return "-----BEGIN" in name or "\n" in name or "\r" in name
 
 
 def _read(source: PathOrPem, role: str) -> bytes:

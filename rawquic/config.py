@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from .errors import ConfigError
 
@@ -101,7 +101,7 @@ class Config:
     max_handshakes: int = 1000
     accept_backlog: int = 1024
     close_timeout: float = 5.0
-    stateless_reset_key: bytes | None = None
+    stateless_reset_key: bytes | None = field(default=None, repr=False)  # a secret
     busy_poll: float = 0.0
     aead: str = "auto"
     allow_migration: bool = True

@@ -28,8 +28,9 @@ def self_signed(hosts: Sequence[str], days: int = 14) -> tuple[bytes, bytes]:
     becomes a subjectAltName. The certificate is valid from one hour ago, for `days` (1 to 3,650).
     Its key is EC P-256 and new in every call; it is no CA, and serves both ends of a connection.
 
-    Returns the certificate and its private key (PKCS #8, not encrypted), both PEM. Raises
-    `ValueError` for a host or a number of days that cannot be used.
+    Returns the certificate and its private key (PKCS #8, not encrypted), both PEM as bytes, which
+    `certfile` and `keyfile` take. Raises `ValueError` for a host or a number of days that cannot be
+    used.
     """
     if isinstance(hosts, str):
         raise ValueError("hosts is a sequence of names, not one string")
@@ -72,7 +73,7 @@ def self_signed(hosts: Sequence[str], days: int = 14) -> tuple[bytes, bytes]:
 
 
 def certificate_sha256(certificate: bytes) -> str:
-    """The SHA-256 of the DER form of the first certificate in a PEM text: 64 hex digits.
+    """The SHA-256 of the DER form of the first certificate in PEM bytes: 64 hex digits.
 
     This is what `connect(pinned_sha256=…)` takes. Raises `ValueError` when there is none.
     """

@@ -5,7 +5,7 @@ import inspect
 import logging
 import socket as sockets
 from collections.abc import Awaitable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -37,9 +37,9 @@ class ServerOptions:
     """What makes an endpoint a server; the arguments of `serve` under the same names."""
 
     handler: Handler
-    certfile: PathOrPem
-    keyfile: PathOrPem | None = None
-    password: str | bytes | None = None
+    certfile: PathOrPem = field(repr=False)  # it may be, or have, the key
+    keyfile: PathOrPem | None = field(default=None, repr=False)
+    password: str | bytes | None = field(default=None, repr=False)
     alpn: Iterable[str] = ("h3",)
     on_incoming: OnIncoming | None = None
     client_cafile: Any = None

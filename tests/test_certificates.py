@@ -1,5 +1,6 @@
 """Certificates, keys, trust anchors and pins: what is taken, and what the errors name."""
 
+import traceback
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,49 @@ def test_files_that_cannot_be_read(role: str, tmp_path: Path, files: tuple[Path,
 def test_a_path_with_a_zero_byte() -> None:
     with pytest.raises(ConfigError, match=r"certfile .*cannot be read"):
         load_identity("a\0b")
+
+
+def texts(pem: bytes) -> list[str | Path]:
+    """PEM where a path belongs, in what ways there are; the last as an environment may have it."""
+    text = pem.decode()
+    return [text, Path(text), "\n" + text, text.split("-----\n")[1], text.replace("\n", "\\n")]
+
+
+def shown(error: BaseException) -> str:
+    """All that a traceback has of it, and what it hides."""
+    chain: list[BaseException | None] = [error, error.__cause__, error.__context__]
+    return repr(chain) + "".join(traceback.format_exception(error))
+
+
+@pytest.mark.parametrize("role", ["certfile", "keyfile"])
+def test_pem_text_in_place_of_a_path_is_not_shown(role: str) -> None:
+    arguments = {"certfile": CERT, "keyfile": KEY}
+    for text in texts(KEY):
+        with pytest.raises(ConfigError) as caught:
+            load_identity(**arguments | {role: text})  # type: ignore[arg-type]
+        message = f"{role} is PEM text: pass it as bytes, or the path of a file"
+        assert str(caught.value) == message
+        assert KEY.split(b"\n")[1].decode() not in shown(caught.value)
+
+
+@pytest.mark.parametrize("key", [KEY[:-60], KEY[:90] + KEY[100:], KEY.split(b"\n")[1], PKCS8])
+@pytest.mark.parametrize("password", [None, "a secret"])
+def test_a_bad_key_is_not_shown(key: bytes, password: str | None) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_identity(CERT, key, password)
+    for line in (*key.split(b"\n")[:2], b"a secret"):
+        assert line.startswith(b"-----") or line.decode() not in shown(caught.value)
+
+
+@pytest.mark.parametrize("role", ["cafile", "capath"])
+def test_anchors_as_text_in_place_of_a_path_are_not_shown(role: str) -> None:
+    for text in texts(KEY):
+        arguments = {"cafile": None, "capath": None, "cadata": None, role: text}
+        with pytest.raises(ConfigError) as caught:
+            load_trust_anchors(**arguments)  # type: ignore[arg-type]
+        assert str(caught.value).startswith(f"{role} is PEM text: ")
+        assert "cadata" in str(caught.value)
+        assert KEY.split(b"\n")[1].decode() not in shown(caught.value)
 
 
 @pytest.mark.parametrize("value", [None, 5, ["x"]])

@@ -217,3 +217,7 @@ def test_the_table_gives_the_ranges_that_are_checked() -> None:
             Config(**{name: -1})
         said = str(caught.value).partition(": it must be ")[2]
         assert bounds(allowed) == bounds(said.replace(" and at most 1e+09", "")), name
+
+
+def test_the_reset_key_is_not_shown() -> None:
+    assert "reset" not in repr(Config(stateless_reset_key=b"sixteen bytes or"))

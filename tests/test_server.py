@@ -293,6 +293,14 @@ async def test_options_that_cannot_be_used(certificate: Certificate) -> None:
         await started(certificate, echo, host="no-such-host.invalid")
 
 
+def test_options_do_not_show_the_key() -> None:
+    options = rawquic.ServerOptions(
+        handler=echo, certfile=b"-CERT-", keyfile=b"-KEY-", password="a secret"
+    )
+    for secret in ("-CERT-", "-KEY-", "a secret"):
+        assert secret not in repr(options)
+
+
 # -- limits and decisions --------------------------------------------------------------------------
 
 
