@@ -187,6 +187,9 @@ class Server:
             if self._sessions:
                 await asyncio.wait(list(self._sessions.values()))
             return len(self._cut)
+        except asyncio.CancelledError:
+            self._close_sessions()
+            raise
         finally:
             self._acceptor.close()
             if self._owns_endpoint:
@@ -197,8 +200,19 @@ class Server:
         self._acceptor.close()
         self._endpoint.server = None
         if self._owns_endpoint:
+            if not self._endpoint.closed:
+                self._close_sessions()
+                self._endpoint.flush_all()
             self._endpoint.abort()
         self._closed.set()
+
+    def _close_sessions(self) -> None:
+        """The loop ends, as by a second Ctrl-C: it cancels this task and the handlers in any order.
+
+        A handler's turn to close its session may come when the endpoint is closed.
+        """
+        for session in self._sessions:
+            session.close(SHUTDOWN_CODE, SHUTDOWN_REASON)
 
     def _cut_off(self) -> None:
         """Close all sessions with an error and cancel their handlers, once: they may clean up."""
@@ -238,7 +252,11 @@ class Server:
         self._not_started += 1
         task = self._sessions[session] = self._loop.create_task(self._run(session))
         # Not in the task itself: one that is cancelled before it began would never do it.
-        task.add_done_callback(lambda _: self._sessions.pop(session))
+        task.add_done_callback(lambda _: self._handled(session))
+
+    def _handled(self, session: RawQuicSession) -> None:
+        del self._sessions[session]
+        session.close(SHUTDOWN_CODE)
 
     async def _run(self, session: RawQuicSession) -> None:
         self._not_started -= 1

@@ -721,6 +721,27 @@ async def test_close_hastens_a_shutdown(certificate: Certificate) -> None:
     await within(clients[1].wait_closed())
 
 
+@pytest.mark.parametrize("begun", [True, False], ids=["begun", "not begun"])
+@pytest.mark.parametrize("first", ["shutdown", "handlers"])
+async def test_the_end_of_the_loop_closes_with_1(
+    certificate: Certificate, first: str, begun: bool
+) -> None:
+    """A second Ctrl-C: asyncio.run cancels all tasks, in no certain order."""
+    server = await started(certificate, wait_for_ever)
+    clients = [await connected(certificate, server) for _ in range(3)]
+    await until(lambda: len(server.sessions) == 3)
+    shutdown = server._start_drain(1000)
+    if begun:
+        await waiting(server.wait_closed())
+    tasks = [shutdown, *server._sessions.values()]
+    for task in tasks if first == "shutdown" else reversed(tasks):
+        task.cancel()
+    for client in clients:
+        await within(client.wait_closed())
+        assert isinstance(client.close_reason, ClosedByPeer) and client.close_reason.code == 1
+    await within(server.wait_closed())
+
+
 @pytest.mark.parametrize("draining", [False, True])
 async def test_a_handler_is_cancelled_once(
     certificate: Certificate, draining: bool, caplog: pytest.LogCaptureFixture

@@ -244,6 +244,11 @@ class UdpEndpoint:
             self.turn.dirty.pop(link, None)
             self._flush([link], [])
 
+    def flush_all(self) -> None:
+        """The same for all that have something queued; the loop may never have another turn."""
+        for _ in range(0, len(self.turn.dirty) + 1, AT_ONCE):
+            self.turn.flush()
+
     def send_soon(self, data: bytes, peer: Address, local: str | None) -> None:
         """A datagram that belongs to no connection."""
         self._outgoing.append((data, peer, local, 0))
@@ -368,8 +373,7 @@ class UdpEndpoint:
             self._after(link)  # whoever waits for its handshake hears of it
             self.turn.dirty[link] = None
         try:
-            for _ in range(0, len(self.turn.dirty) + 1, AT_ONCE):
-                self.turn.flush()
+            self.flush_all()
             waits = [item.round_trip for item in self._lingering if item.packets]
             if waits and not self.turn.dead:
                 # Long enough to answer a peer that was still sending when our close got lost.
