@@ -139,6 +139,7 @@ class Server:
         try:
             await self._closed.wait()
         except asyncio.CancelledError:
+            self._start_drain(self._drain_timeout, interrupted=True)
             await self.shutdown(self._drain_timeout)
             raise
 
@@ -171,16 +172,25 @@ class Server:
         """Wait until `close` or `shutdown` is complete and the socket is closed."""
         await self._closed.wait()
 
-    def _start_drain(self, drain_timeout: float) -> "asyncio.Task[int]":
+    def _start_drain(
+        self, drain_timeout: float, *, interrupted: bool = False
+    ) -> "asyncio.Task[int]":
+        """`interrupted`: by a cancellation, as Ctrl-C is under `asyncio.run`."""
         if self._shutdown is None:
-            self._shutdown = self._loop.create_task(self._drain(drain_timeout))
+            self._shutdown = self._loop.create_task(self._drain(drain_timeout, interrupted))
             self._shutdown.add_done_callback(self._drained)
         return self._shutdown
 
-    async def _drain(self, drain_timeout: float) -> int:
+    async def _drain(self, drain_timeout: float, interrupted: bool) -> int:
         try:
-            if left := len(self._sessions.keys() - self._cut):
-                logger.info("shutting down: %d sessions have %g s to end", left, drain_timeout)
+            left = len(self._sessions.keys() - self._cut)
+            if left and drain_timeout:
+                logger.warning(
+                    "shutting down: waiting for %d sessions, at most %g s%s",
+                    left,
+                    drain_timeout,
+                    "; another Ctrl-C cuts them off" if interrupted else "",
+                )
             if self._sessions:
                 await asyncio.wait(list(self._sessions.values()), timeout=drain_timeout)
             self._cut_off()
@@ -233,6 +243,8 @@ class Server:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if isinstance(error, asyncio.CancelledError):
+            self._start_drain(self._drain_timeout, interrupted=True)
         await self.shutdown(self._drain_timeout)
 
     # -- sessions ------------------------------------------------------------------------------
@@ -389,6 +401,9 @@ async def serve_with_shutdown(
         raise
     try:
         await signal
+    except asyncio.CancelledError:
+        server._start_drain(drain_timeout, interrupted=True)
+        raise
     finally:
         cut_off = await server.shutdown(drain_timeout)
     return cut_off

@@ -1,7 +1,9 @@
 """The examples, and the programs that the documentation shows, run as they stand."""
 
+import asyncio
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -65,6 +67,43 @@ def test_client_gets_its_answer(pair, answer, tmp_path, free_port):
                 break
         assert client.returncode == 0, client.stderr
         assert client.stdout.endswith(answer)
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_the_server_that_handles_sigterm(tmp_path, free_port):
+    """Its handler, which goes on for ever, hears of it, and the session ends in an orderly way."""
+    blocks = re.findall(
+        r"^```python\n(.*?)^```$", (ROOT / "docs/getting-started.md").read_text(), re.M | re.S
+    )
+    [program] = [block for block in blocks if "serve_with_shutdown" in block]
+    certificate, key = self_signed(HOSTS)
+    (tmp_path / "cert.pem").write_bytes(certificate)
+    (tmp_path / "key.pem").write_bytes(key)
+    (tmp_path / "server.py").write_text(program.replace("4433", str(free_port)))
+    kept = {"PYTHONPATH": str(Path(rawquic.__file__).resolve().parents[1])}
+    server = subprocess.Popen(
+        [sys.executable, "server.py"], cwd=tmp_path, env={**os.environ, **kept}
+    )
+
+    async def terminate():
+        for attempt in range(20):
+            try:
+                client = await rawquic.connect("127.0.0.1", free_port, cadata=certificate)
+                break
+            except rawquic.ConnectionRefused:
+                assert attempt < 19
+                await asyncio.sleep(0.2)
+        assert await client.read_datagram() == b"tick"
+        server.send_signal(signal.SIGTERM)
+        await client.wait_closed()
+        return client.close_reason
+
+    try:
+        reason = asyncio.run(asyncio.wait_for(terminate(), SECONDS))
+        assert isinstance(reason, rawquic.ClosedByPeer) and reason.code == 0
+        assert server.wait(SECONDS) == 0
     finally:
         server.kill()
         server.wait()

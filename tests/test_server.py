@@ -624,7 +624,7 @@ async def test_the_drain_timeout_can_be_chosen(
             client = await end_in(endpoint.server)
     await within(client.wait_closed())
     assert isinstance(client.close_reason, ClosedByPeer) and client.close_reason.code == 1
-    assert told(caplog) == ["shutting down: 1 sessions have 0 s to end", "cutting off 1 sessions"]
+    assert told(caplog) == ["cutting off 1 sessions"]
 
 
 async def test_a_shutdown_without_sessions_says_nothing(
@@ -642,14 +642,51 @@ async def test_a_shutdown_without_sessions_says_nothing(
 async def test_a_session_that_ends_in_time_is_not_cut_off(
     certificate: Certificate, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "rawquic")
     server = await started(certificate, until_closed)
     client = await connected(certificate, server)
     await until(lambda: server.sessions)
     draining = await waiting(server.shutdown(20))
     client.close()
     assert await within(draining) == 0
-    assert told(caplog) == ["shutting down: 1 sessions have 20 s to end"]
+    assert told(caplog) == ["shutting down: waiting for 1 sessions, at most 20 s"]
+
+
+@pytest.mark.parametrize("way", ["serve_forever", "context", "serve_with_shutdown"])
+async def test_ctrl_c_says_what_it_waits_for(
+    certificate: Certificate, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By default, without a logger that was set up: it looked like a program that hangs."""
+    sessions: list[RawQuicSession] = []
+
+    async def handle(session: RawQuicSession) -> None:
+        sessions.append(session)
+        await session.wait_closed()
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        address = sock.getsockname()
+        options: dict[str, Any] = {**certificate.server, "sock": sock, "drain_timeout": 20}
+
+        async def serve() -> None:
+            if way == "serve_with_shutdown":
+                never = asyncio.get_running_loop().create_future()
+                await rawquic.serve_with_shutdown(handle, "", 0, never, **options)
+            else:
+                async with rawquic.serve(handle, **options) as server:
+                    await (server.serve_forever() if way == "serve_forever" else until_ended())
+
+        async def until_ended() -> None:
+            await asyncio.get_running_loop().create_future()
+
+        serving = asyncio.ensure_future(serve())
+        client = await within(rawquic.connect(*address, **certificate.client))
+        await until(lambda: sessions)
+        serving.cancel()
+        await until(lambda: told(caplog))
+        client.close()
+        await within(asyncio.wait([serving]))
+    (line,) = told(caplog)
+    assert line.startswith("shutting down: waiting for 1 sessions, at most 20 s; another Ctrl-C")
 
 
 async def test_leaving_the_context_is_shutdown(certificate: Certificate) -> None:
