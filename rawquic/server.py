@@ -280,7 +280,7 @@ class Server:
             session.close(SHUTDOWN_CODE)
         except Exception as error:
             if not (session.closed and _only_session_errors(error)):
-                logger.error("the handler of %r failed", session, exc_info=error)
+                logger.error("the handler of %s failed", session._name(), exc_info=error)
             session.close(1)
         else:
             await session.aclose(0)

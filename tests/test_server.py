@@ -113,6 +113,8 @@ async def test_a_handler_that_raises(
         assert (client.close_reason.code, client.close_reason.is_application) == (1, True)
         logged = [r for r in caplog.records if r.levelno >= logging.ERROR]
         assert [r.name for r in logged] == ["rawquic"]
+        who = f"session {client.connection.id} with 127.0.0.1:{client.local_address[1]}"
+        assert logged[0].getMessage() == f"the handler of {who} failed"
         assert logged[0].exc_info is not None and logged[0].exc_info[1] is error
         # The next client is none the worse for it.
         other = await connected(certificate, server)
