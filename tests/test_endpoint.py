@@ -525,7 +525,8 @@ async def test_another_thread(certificate: Certificate) -> None:
         thread.join(10)
         for name, outcome in found.items():
             assert outcome.startswith("RuntimeError: rawquic objects belong to"), (name, outcome)
-            assert "call_soon_threadsafe" in outcome
+            assert "loop.call_soon_threadsafe" in outcome
+            assert "asyncio.run_coroutine_threadsafe" in outcome
         assert len(found) == len(calls_of(client, server, send, recv))
         # And nothing happened by it.
         assert not client.closed and not peer.closed and server.is_serving()

@@ -21,7 +21,10 @@ from .link import Link
 # and it must be read before the buffer is full.
 AT_ONCE = 32
 FORKED = "this endpoint was inherited through fork(); make a new one"
-OTHER_THREAD = "rawquic objects belong to their event loop's thread; use loop.call_soon_threadsafe"
+OTHER_THREAD = (
+    "rawquic objects belong to their event loop's thread; "
+    "use loop.call_soon_threadsafe, or asyncio.run_coroutine_threadsafe for what is awaited"
+)
 
 # Links to ask for packets, and links that have something to tell.
 OnFlush = Callable[[list[Link], list[Link]], None]
