@@ -69,7 +69,13 @@ transport_options = together(
     size_option("--stream-window", "4MiB", "Unread bytes that a stream may hold."),
     size_option("--receive-window", "8MiB", "The same of all streams together."),
     size_option("--send-window", "4MiB", "Written bytes that wait for their ACK, at most."),
-    click.option("--congestion", default="cubic", show_default=True, help="Or newreno."),
+    click.option(
+        "--congestion",
+        type=click.Choice(["cubic", "newreno"]),
+        default="cubic",
+        show_default=True,
+        help="Congestion control.",
+    ),
     click.option(
         "--cipher",
         type=click.Choice(["aes-128", "aes-256", "chacha20"]),
