@@ -301,6 +301,9 @@ def test_help_has_examples(command):
         (["demo", "surplus"], "surplus"),
         (["echo"], "HOST"),
         (["echo", "h", "0"], "PORT"),
+        (["echo", "127.0.0.1:4433"], "argument of its own: write 127.0.0.1 4433"),
+        (["echo", "[::1]:4433"], "argument of its own: write ::1 4433"),
+        (["perf", "client", "localhost:4433"], "argument of its own: write localhost 4433"),
         (["echo", "h", "--pin", "abc"], "64 hex digits"),
         (["echo", "h", "--message", "m", "--size", "1"], "exclude"),
         (["echo", "h", "--insecure", "--pin", WRONG_PIN], "--insecure"),
@@ -316,6 +319,11 @@ def test_help_has_examples(command):
 )
 def test_a_wrong_argument_is_one_line(arguments, about):
     assert about in fail(2, *arguments)
+
+
+@pytest.mark.parametrize("command", ["demo", "echo", "perf client"])
+def test_help_says_how_large_a_size_may_be(command):
+    assert re.search(r"--size SIZE [^-]*at\s+most\s+1GiB", succeed(*command.split(), "--help"))
 
 
 def test_a_file_that_is_no_certificate_is_one_line(tmp_path):

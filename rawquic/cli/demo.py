@@ -22,7 +22,7 @@ from rawquic.cli.echoing import (
     patience,
     serve_echo,
 )
-from rawquic.cli.options import byte_size, json_option, verbose_option
+from rawquic.cli.options import AT_MOST, byte_size, json_option, verbose_option
 from rawquic.selfsigned import self_signed
 
 NAME = "localhost"
@@ -56,7 +56,7 @@ class Row:
     metavar="SIZE",
     default="16MB",
     show_default=True,
-    help="Size of the one large stream.",
+    help=f"Size of the one large stream, {AT_MOST}.",
 )
 @json_option
 @verbose_option

@@ -11,15 +11,26 @@ import click
 import rawquic
 from rawquic.cli import display, hints
 from rawquic.cli.echoing import Advance, compare, echo_stream, patience
-from rawquic.cli.options import PORT, byte_size, json_option, trust_options, verbose_option
+from rawquic.cli.options import (
+    AT_MOST,
+    PORT,
+    byte_size,
+    host_argument,
+    json_option,
+    trust_options,
+    verbose_option,
+)
 
 
 @click.command()
-@click.argument("host")
+@host_argument
 @click.argument("port", type=PORT, default=4433)
 @click.option("--message", help="Text to send (default: hello).")
 @click.option(
-    "--size", type=byte_size, metavar="SIZE", help="Send so many random bytes: 64kB, 16MB."
+    "--size",
+    type=byte_size,
+    metavar="SIZE",
+    help=f"Send so many random bytes: 64kB, 16MB; {AT_MOST}.",
 )
 @click.option(
     "--count",

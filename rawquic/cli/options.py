@@ -30,6 +30,7 @@ AIOQUIC = "quic"
 
 # Both the data and its echo are held in memory.
 LARGEST = 2**30
+AT_MOST = "at most 1GiB"
 PORT = click.IntRange(1, 65535)
 PORT_OR_ANY = click.IntRange(0, 65535)
 PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -45,6 +46,15 @@ def byte_size(text: str) -> int:
     if count > LARGEST:
         raise click.BadParameter(f"{text!r} is over the limit of {LARGEST:,} bytes")
     return count
+
+
+def _host(_: click.Context, __: click.Parameter, given: str) -> str:
+    """A name or an address; with a port behind it, which no host has, a usage error says where."""
+    match = re.fullmatch(r"([^:\[\]]+|\[.*\]):(\d+)", given)
+    if match:
+        apart = f"{match[1].strip('[]')} {match[2]}"
+        raise click.BadParameter(f"{given!r}: the port is an argument of its own: write {apart}")
+    return given
 
 
 def sha256(text: str) -> str:
@@ -81,6 +91,9 @@ verbose_option = click.option(
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object, for a program to read."
 )
+
+
+host_argument = click.argument("host", callback=_host)
 
 
 def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:

@@ -18,9 +18,11 @@ import rawquic
 from rawquic.backend import BACKEND, CHOICES
 from rawquic.cli import display, hints
 from rawquic.cli.options import (
+    AT_MOST,
     PORT,
     Command,
     byte_size,
+    host_argument,
     json_option,
     listening_options,
     together,
@@ -157,7 +159,7 @@ def server(
 
 
 @perf.command()
-@click.argument("host")
+@host_argument
 @click.argument("port", type=PORT, default=4433)
 @click.option(
     "--work",
@@ -173,7 +175,12 @@ def server(
     show_default=True,
     help="Seconds that each work measures, about.",
 )
-@click.option("--size", type=byte_size, metavar="SIZE", help="Of a transfer, in place of a time.")
+@click.option(
+    "--size",
+    type=byte_size,
+    metavar="SIZE",
+    help=f"Of a transfer, in place of a time; {AT_MOST}.",
+)
 @click.option("--count", type=click.IntRange(1), help="Requests and the like, in place of a time.")
 @click.option(
     "--streams",
