@@ -100,6 +100,8 @@ def test_idle_connections_are_weighed():
     [
         (("--insecure", "--pin", "00" * 32), "--insecure"),
         (("--congestion", "bbr"), "'cubic', 'newreno'"),
+        (("--request-size", "7"), "at least 8 bytes"),
+        (("--datagram-size", "8"), "at least 9 bytes"),
     ],
 )
 def test_a_wrong_argument_is_one_line(arguments, about):
@@ -107,6 +109,19 @@ def test_a_wrong_argument_is_one_line(arguments, about):
     assert result.returncode == 2
     [line] = result.stderr.splitlines()
     assert about in line
+
+
+def test_datagrams_that_do_not_fit_are_refused():
+    with perf_server() as (port, pin):
+        result = client(port, "--pin", pin, "--datagram-size", "5000", *TINY)
+        other = client(
+            port, "--pin", pin, "--datagram-size", "5000", "--work", "requests", "--count", "1"
+        )
+    assert (result.returncode, result.stdout) == (2, "")
+    [line] = result.stderr.splitlines()
+    limit = int(re.search(r"'--datagram-size': 5000 .* at most (\d+) bytes", line)[1])
+    assert 1000 < limit < 1452
+    assert other.returncode == 0, other.stderr
 
 
 def test_a_failed_connection_says_what_helps():

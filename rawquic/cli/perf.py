@@ -32,11 +32,14 @@ from rawquic.cli.options import (
 from rawquic.cli.serving import identity, serve_until_stopped
 from rawquic.perf import ALPN, WORKS, Options, Result, run, serve_perf, verify
 from rawquic.perf.interface import Connect
+from rawquic.perf.protocol import WORD
+from rawquic.perf.works import DATAGRAM_HEAD
 
 RAN = ("RAWQUIC_PERF_BACKEND", "1")  # set once the chosen backend runs
 TICK = 0.1
 MARGIN = 2.0  # a work takes about twice its duration, with what comes before it
 OF_A_WORK = [field.name for field in dataclasses.fields(Options) if field.name != "batch"]
+OF_DATAGRAMS = frozenset({"datagrams", "datagram-echo"})
 USUAL = tuple(name for name in WORKS if name not in ("idle", "hashed-download"))
 
 
@@ -53,9 +56,15 @@ def perf() -> None:
     """
 
 
-def size_option(name: str, default: str, told: str) -> Callable[[Command], Command]:
+def size_option(name: str, default: str, told: str, least: int = 0) -> Callable[[Command], Command]:
+    def checked(text: str) -> int:
+        count = byte_size(text)
+        if count < least:
+            raise click.BadParameter(f"{text!r} is too small: it must be at least {least} bytes")
+        return count
+
     return click.option(
-        name, type=byte_size, metavar="SIZE", default=default, show_default=True, help=told
+        name, type=checked, metavar="SIZE", default=default, show_default=True, help=told
     )
 
 
@@ -209,9 +218,14 @@ def server(
     show_default=True,
     help="Requests or handshakes under way, on each connection.",
 )
-@size_option("--request-size", "64", "Of a request, the first 8 bytes included.")
+@size_option("--request-size", "64", f"Of a request, its head of {WORD} bytes included.", WORD)
 @size_option("--answer-size", "64", "Of its answer.")
-@size_option("--datagram-size", "1100", "Of a datagram.")
+@size_option(
+    "--datagram-size",
+    "1100",
+    f"Of a datagram: {DATAGRAM_HEAD} to what fits into a packet.",
+    DATAGRAM_HEAD,
+)
 @click.option(
     "--window", type=click.IntRange(1), default=256, show_default=True, help="Datagrams in flight."
 )
@@ -247,15 +261,16 @@ def client(
     _ensure_backend(backend)
     options = Options(batch=not one_by_one, **{name: given[name] for name in OF_A_WORK})
     trust["server_name"] = server_name
+    chosen = works or USUAL
 
     async def measure() -> tuple[dict[str, str], list[Result]]:
         async with _connecting(host, port, _config(given), trust) as connect:
-            digests: dict[str, str] = {}
-            if proved:
-                session = await connect()
-                digests = await verify(session)
-                await session.aclose()
-            return digests, await _run_all(connect, works or USUAL, options, shown=not as_json)
+            session = await connect()
+            if OF_DATAGRAMS.intersection(chosen):
+                _check_datagram_size(options.datagram_size, session.max_datagram_size)
+            digests = await verify(session) if proved else {}
+            await session.aclose()
+            return digests, await _run_all(connect, chosen, options, shown=not as_json)
 
     with hints.connecting():
         digests, results = asyncio.run(measure())
@@ -266,6 +281,15 @@ def client(
         return
     _print_table(results, bool(digests))
     Console(highlight=False).print(display.backend(backend_info), soft_wrap=True)
+
+
+def _check_datagram_size(wanted: int, limit: int | None) -> None:
+    if limit is not None and wanted > limit:
+        raise click.BadParameter(
+            f"{wanted} is too large: datagrams have at most {limit} bytes on this connection",
+            click.get_current_context(),
+            param_hint="'--datagram-size'",
+        )
 
 
 @contextlib.asynccontextmanager
