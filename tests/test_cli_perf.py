@@ -132,6 +132,19 @@ def test_a_failed_connection_says_what_helps():
     assert "certificate" in line and "--pin SHA256" in line
 
 
+def test_a_cipher_that_the_server_lacks_says_what_helps():
+    with perf_server() as (port, pin):
+        result = client(port, "--pin", pin, "--cipher", "chacha20")
+    assert result.returncode == 1
+    [line] = result.stderr.splitlines()
+    assert line.endswith("(the server must allow it too: give both ends the same --cipher)")
+
+
+def test_help_says_how_long_it_takes():
+    result = subprocess.run([*PROGRAM, "client", "--help"], capture_output=True, text=True)
+    assert "about 20 seconds" in " ".join(result.stdout.split())
+
+
 def commands(command, path=()):
     yield path, command
     for name, each in getattr(command, "commands", {}).items():

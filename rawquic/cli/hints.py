@@ -12,6 +12,9 @@ TRUST = (
     "--insecure trusts any certificate"
 )
 NOBODY = "is a server running there?"
+CIPHER = "the server must allow it too: give both ends the same --cipher"
+
+HANDSHAKE_FAILURE = 0x128  # TLS's alert 40 (RFC 8446 §6.2) as RFC 9001 §4.8 has it
 
 
 @contextmanager
@@ -27,3 +30,7 @@ def connecting() -> Iterator[None]:
         raise click.ClickException(f"{error} ({NOBODY})") from error
     except rawquic.HandshakeTimeout as error:
         raise click.ClickException(f"{error} ({NOBODY})") from error
+    except rawquic.HandshakeFailed as error:
+        if error.code != HANDSHAKE_FAILURE or "cipher" not in str(error):
+            raise
+        raise click.ClickException(f"{error} ({CIPHER})") from error

@@ -252,6 +252,9 @@ def client(
 ) -> None:
     """Measure the perf server at HOST PORT.
 
+    By default that is a transfer each way and both at once, requests, datagrams and handshakes, one
+    after the other: about 20 seconds. --work chooses from them, --duration makes it shorter.
+
     \b
     Examples:
       rawquic perf client 127.0.0.1 4433 --pin SHA256
