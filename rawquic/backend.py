@@ -30,12 +30,12 @@ UDP_GRO = 104
 
 
 def _choose() -> tuple[Literal["compiled", "python"], str | None]:
-    """The backend to run, and for a fallback the reason."""
+    """The backend to run, and for the Python one the reason."""
     choice = os.environ.get("RAWQUIC_BACKEND", "auto")
     if choice not in CHOICES:
         raise ValueError(f"RAWQUIC_BACKEND={choice!r}; allowed are {', '.join(CHOICES)}")
     if choice == "python":
-        return "python", None
+        return "python", "asked for by RAWQUIC_BACKEND"
     try:
         importlib.import_module(EXTENSION)
     except Exception as error:
@@ -118,8 +118,8 @@ def backend_info() -> dict[str, object]:
 
     Keys: `backend`, `version`, `aioquic`, `openssl` (None on the Python backend), `aead` (the
     providers of the compiled data plane), `gso` and `gro` (whether the compiled backend runs on a
-    kernel that has them), `splice` (whether large trains leave without a copy, over IPv4), and
-    `reason` only where the Python backend is a fallback.
+    kernel that has them), `splice` (whether large trains leave without a copy, over IPv4), and on
+    the Python backend `reason`: it was asked for, or why it is a fallback.
     """
     compiled = BACKEND == "compiled"
     info: dict[str, object] = {
