@@ -5,8 +5,11 @@ unidirectional streams and unreliable datagrams (RFC 9221), through asyncio. Raw
 no W3C WebTransport.
 """
 
+from typing import TYPE_CHECKING
+
 from . import aio
 from .backend import backend_info
+from .backend import version as _version
 from .client import Endpoint, connect
 from .config import Config
 from .connection_view import Connection
@@ -76,3 +79,12 @@ __all__ = [
     "serve",
     "serve_with_shutdown",
 ]
+
+if TYPE_CHECKING:
+    __version__: str
+else:
+
+    def __getattr__(name):
+        if name == "__version__":  # not at import: it is read from a file
+            return _version()
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -89,7 +89,7 @@ else:
     RecvStreamBase = _fastpath.RecvStreamBase
 
 
-def _version(package: str) -> str:
+def version(package: str = "rawquic") -> str:
     """The version of an installed package; "unknown" where it runs from a tree."""
     try:
         return metadata.version(package)
@@ -124,8 +124,8 @@ def backend_info() -> dict[str, object]:
     compiled = BACKEND == "compiled"
     info: dict[str, object] = {
         "backend": BACKEND,
-        "version": _version("rawquic"),
-        "aioquic": _version("aioquic"),
+        "version": version(),
+        "aioquic": version("aioquic"),
         "openssl": _fastpath.openssl_version() if compiled else None,
         "aead": aead_providers(),
         "gso": compiled and _kernel_has(UDP_SEGMENT, 1200),

@@ -979,6 +979,12 @@ def test_exports() -> None:
     assert not hidden
 
 
+def test_version() -> None:
+    assert rawquic.__version__ == rawquic.backend_info()["version"]
+    with pytest.raises(AttributeError, match="module 'rawquic' has no attribute 'nonsense'"):
+        _ = rawquic.nonsense  # type: ignore[attr-defined]
+
+
 def test_public_objects_say_what_they_do() -> None:
     for name in rawquic.__all__:
         assert getattr(rawquic, name).__doc__, name

@@ -21,7 +21,7 @@ INTERRUPTED = 130
 
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
-        click.echo(f"rawquic {rawquic.backend_info()['version']}")
+        click.echo(f"rawquic {rawquic.__version__}")
         context.exit()
 
 
