@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from operator import index
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -27,6 +28,14 @@ def check_code(code: int) -> int:
     if not isinstance(code, int) or not 0 <= code <= MAX_VARINT:
         raise ValueError(f"error code {code!r}: it must be an integer from 0 to 2^62-1")
     return code
+
+
+def _integer(call: str, n: int, allowed: str) -> int:
+    try:
+        return index(n)
+    except TypeError:
+        kind = type(n).__name__
+        raise TypeError(f"{call}: it must be an integer, {allowed}, not {kind}") from None
 
 
 class SendStream(SendStreamBase):
@@ -180,11 +189,15 @@ class RecvStream(RecvStreamBase):
             SessionError: the session ended before the end of the stream.
             RuntimeError: another task is reading.
         """
-        if n <= 0:
-            if n == -1:
-                return await self._read_all(None)
-            raise ValueError(f"read({n}): n must be at least 1, or -1 for all")
-        data = self._take_alone(n)
+        try:
+            if n <= 0:
+                if n == -1:
+                    return await self._read_all(None)
+                raise ValueError(f"read({n}): n must be at least 1, or -1 for all")
+            data = self._take_alone(n)
+        except TypeError:
+            _integer("read(n)", n, "at least 1, or -1 for all")
+            raise
         if data is None:
             self._reading = True
             try:
@@ -202,6 +215,7 @@ class RecvStream(RecvStreamBase):
         Other errors as in `read`; what was taken before one, also before a cancellation, can
         still be read, unless the stream was stopped.
         """
+        n = _integer("readexactly(n)", n, "0 or more")
         if n < 0:
             raise ValueError(f"readexactly({n}): n must not be negative")
         self._begin()
@@ -229,6 +243,7 @@ class RecvStream(RecvStreamBase):
         Raises StreamTooLong, and stops the stream with code 0 (RFC 9000 §3.5), when there are more
         than `limit` bytes. Other errors as in `read`.
         """
+        limit = _integer("read_to_end(limit)", limit, "0 or more")
         if limit < 0:
             raise ValueError(f"read_to_end({limit}): limit must not be negative")
         return await self._read_all(limit)

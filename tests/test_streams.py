@@ -89,14 +89,17 @@ async def test_read_of_nothing_is_a_value_error(stream: Stream, n: int) -> None:
         await stream.recv.readinto(bytearray())
 
 
-@pytest.mark.parametrize("n", [1.5, 2.0, "2"])
-@pytest.mark.parametrize("name", ["read", "readexactly"])
+@pytest.mark.parametrize("n", [1.5, 2.0, "2", None, b"x"])
+@pytest.mark.parametrize("name", ["read", "readexactly", "read_to_end"])
 async def test_read_of_no_integer_takes_nothing(stream: Stream, name: str, n: object) -> None:
     await stream.send.write(b"abc")
     assert await within(stream.their_recv.read(1)) == b"a"
-    with pytest.raises(TypeError):
+    message = rf"^{name}\(\w+\): it must be an integer, .*, not {type(n).__name__}$"
+    with pytest.raises(TypeError, match=message):
         await within(getattr(stream.their_recv, name)(n))
     assert await stream.their_recv.read() == b"bc"
+    with pytest.raises(TypeError, match=message):  # at once, not when there is something to read
+        await within(getattr(stream.their_recv, name)(n))
 
 
 @pytest.mark.parametrize("n", [True, 2**63, 2**64, 2**200])
