@@ -338,7 +338,8 @@ def serve(
     Use it with `async with`, which ends with `shutdown(drain_timeout)`, or `await` it.
 
     Raises:
-        TypeError: the handler is not async.
+        TypeError: the handler cannot be called, or is an async generator. What returns no
+            awaitable is found out when it is called: the session ends with code 1, the log says so.
         ConfigError: certificate, key or option cannot be used. OSError: the port is in use.
     """
     check_port(port, least=0)

@@ -110,7 +110,11 @@ class SendStream(SendStreamBase):
     def reset(self, code: int = 0) -> None:
         """Give up sending (RESET_STREAM, RFC 9000 §3.1): what is not delivered yet may never be.
 
-        `code`: 0 .. 2^62-1. Nothing happens when this half has ended already.
+        Also after `finish`, until the peer has acknowledged all of it: it may see StreamReset in
+        place of the data. So this is no clean-up; behind `async with send` none is needed.
+
+        `code`: 0 .. 2^62-1. Nothing happens once all was acknowledged, after another reset, and
+        when the peer has stopped the stream.
         """
         self._tasks.turn.check()
         check_code(code)

@@ -512,6 +512,14 @@ async def test_stop_wakes_a_blocked_write_and_a_pending_read(certificate: Certif
             assert await within(send.stopped()) == 0
 
 
+async def test_reset_after_finish_gives_up_what_is_not_acknowledged(stream: Stream) -> None:
+    await stream.send.write(b"all of it")
+    stream.send.finish()
+    stream.send.reset(3)  # RFC 9000 §3.1: from "Data Sent", too
+    error = await error_of(stream.their_recv.read(-1))
+    assert isinstance(error, StreamReset) and error.code == 3
+
+
 async def test_reset_wakes_a_blocked_write(certificate: Certificate) -> None:
     window = Config(stream_receive_window=5000)
     async with pair(certificate, server_config=window) as both, stream_of(both) as stream:
