@@ -191,6 +191,7 @@ def test_echo_does_not_trust_just_anybody(trust, tmp_path):
     assert "certificate" in line
     for option in ("--pin SHA256", "--cafile FILE", "--insecure"):
         assert option in line
+    assert "cafile=" not in line  # that is what a program can do
 
 
 def test_echo_to_a_port_where_nobody_is():

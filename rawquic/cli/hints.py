@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import click
 
 import rawquic
+from rawquic.connection.closing import without_advice
 
 TRUST = (
     "to trust it: --pin SHA256, as the server prints it, or --cafile FILE; "
@@ -23,7 +24,7 @@ def connecting() -> Iterator[None]:
     try:
         yield
     except rawquic.CertificateInvalid as error:
-        raise click.ClickException(f"{error} ({TRUST})") from error
+        raise click.ClickException(f"{without_advice(error)} ({TRUST})") from error
     except rawquic.ConnectionRefused as error:
         if error.by_peer:  # there is a server
             raise

@@ -3,6 +3,8 @@
 It reads aioquic's close event; it never changes the connection.
 """
 
+import re
+
 from aioquic.quic.connection import QuicConnectionState
 from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.packet import QuicErrorCode
@@ -30,6 +32,24 @@ _CERTIFICATE_ALERTS = frozenset(
         AlertDescription.unknown_ca,
     }
 )
+
+# As service_identity shows the names of a certificate.
+_PATTERN = re.compile(r"\w+Pattern\(pattern=(?:b|IPv[46]Address\()?'([^']*)'\)+")
+
+TRUST = " (to trust it: cafile= or cadata=, or pinned_sha256= with its hash)"
+NAME = " (server_name= is the name to expect in place of the host; pinned_sha256= looks at none)"
+
+
+def without_advice(error: CertificateInvalid) -> str:
+    """The message, for who has advice of its own."""
+    return str(error).removesuffix(TRUST).removesuffix(NAME)
+
+
+def _certificate_invalid(reason: str, code: int) -> CertificateInvalid:
+    told, others = _PATTERN.subn(r"\1", reason)
+    not_trusted = code == 0x100 + AlertDescription.bad_certificate  # and not one that has expired
+    advice = NAME if others else TRUST if not_trusted else ""
+    return CertificateInvalid(f"the peer's certificate is not accepted: {told}{advice}", code)
 
 
 def transport_error_name(code: int) -> str:
@@ -81,5 +101,5 @@ def closed_by_this_end(
     if handshake_done:
         return ProtocolViolation(code, event.frame_type, reason)
     if 0x100 <= code <= 0x1FF and code - 0x100 in _CERTIFICATE_ALERTS:
-        return CertificateInvalid(f"the peer's certificate is not accepted: {reason}", code)
+        return _certificate_invalid(reason, code)
     return HandshakeFailed(f"the handshake failed: {transport_error_name(code)}: {reason}", code)

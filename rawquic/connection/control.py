@@ -362,7 +362,7 @@ class ControlPlane(QuicConnection):
         certificates = self.peer_certificates()
         seen = fingerprint(certificates[0]) if certificates else b""
         if seen not in self._pins:
-            text = f"its SHA-256 is {seen.hex()}, which is not pinned"
+            text = f"its SHA-256 is {seen.hex()}, which is not in pinned_sha256"
             error = CertificateInvalid(f"the peer's certificate is not accepted: {text}", 0x12A)
             self.close_with_transport_error(0x12A, "certificate is not pinned", error)
 
