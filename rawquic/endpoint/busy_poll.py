@@ -51,22 +51,20 @@ class BusyPoll:
         `own`: callbacks in the loop's queue that are the endpoint's and can wait.
         """
         now = time.monotonic()
-        if self.active and now - self._turn < WITHOUT_A_TURN and self._is_idle(own + self._queued):
-            return self._spin(now)
-        return False
+        if (
+            not self.active
+            or now - self._turn >= WITHOUT_A_TURN
+            or self._ready is None
+            or len(self._ready) > own + self._queued
+            or not self.read_until(now + SPIN)
+        ):
+            return False
+        self._until = time.monotonic() + self._seconds
+        return True
 
     def close(self) -> None:
         self._closed = True
         self.active = False
-
-    def _is_idle(self, own: int) -> bool:
-        return self._ready is not None and len(self._ready) <= own
-
-    def _spin(self, now: float) -> bool:
-        if not self.read_until(now + SPIN):
-            return False
-        self._until = time.monotonic() + self._seconds
-        return True
 
     def _poll_soon(self) -> None:
         self._queued = True
@@ -78,10 +76,9 @@ class BusyPoll:
             return
         self._turn = now = time.monotonic()
         try:
-            if self._is_idle(0):
-                self._spin(now)
-            elif self.read_until(now):
-                self._until = now + self._seconds
+            idle = self._ready is not None and not self._ready
+            if self.read_until(now + SPIN if idle else now):
+                self._until = time.monotonic() + self._seconds
             elif self._ready is None:
                 yield_core()  # that was all there is between two turns
         except BaseException:
