@@ -54,7 +54,8 @@ class ServerStats:
         packets_unroutable: datagrams that belong to no connection.
         resets_sent: stateless resets (RFC 9000 §10.3).
         receive_buffer, send_buffer: what the kernel granted the socket, bytes.
-        socket: counters of the UDP socket.
+        socket: counters of the UDP socket. `send_errors` are datagrams that the system refused, or
+            dropped before they left the machine.
     """
 
     sessions: int

@@ -4,12 +4,13 @@ What the server sends waits in the kernel while it does not know the client's li
 """
 
 import contextlib
+import shutil
 import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from namespaces import Namespace
+from namespaces import CannotIsolate, Namespace
 
 import rawquic.client
 from rawquic import Config
@@ -45,8 +46,17 @@ class Cable:
         self._near.ip("neigh", "replace", CLIENT, "lladdr", "02:00:00:00:00:02", "dev", "v0")
 
     def narrow(self, mtu: int) -> None:
-        """The server's packets may be no larger."""
+        """The server's packets may be no larger; those of a client are dropped at its end."""
         self._near.ip("link", "set", "v0", "mtu", mtu)
+
+    def clog(self) -> None:
+        """What the server sends is dropped before it leaves the machine, and it is told so."""
+        if shutil.which("tc") is None:
+            raise CannotIsolate("needs the tc command")
+        self._near.run("tc", "qdisc", "add", "dev", "v0", "root", "pfifo", "limit", 0)
+
+    def unclog(self) -> None:
+        self._near.run("tc", "qdisc", "del", "dev", "v0", "root")
 
 
 @contextlib.contextmanager

@@ -38,7 +38,11 @@ class Namespace:
 
     def ip(self, *words):
         """Run `ip` in the namespace; what it prints."""
-        command = ["ip", *map(str, words)]
+        return self.run("ip", *words)
+
+    def run(self, *words):
+        """Run a command in the namespace; what it prints."""
+        command = [*map(str, words)]
         run = self._thread.submit(subprocess.run, command, check=True, capture_output=True)
         return run.result().stdout
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from cable import Cable
 from loopback import Certificate, error_of, until, waiting, within
+from namespaces import CannotIsolate
 
 import rawquic
 from rawquic import ClosedByPeer, Config, IdleTimeout
@@ -184,6 +185,39 @@ async def test_a_block_with_a_train_that_was_refused(
         cable.narrow(1500)
         await within(asyncio.gather(*map(digest, end.clients), writing))
         await until(lambda: plane.inspect()["blocks_lent"] == 0)
+
+
+async def test_a_block_with_a_train_that_was_dropped(
+    cable: Cable, certificate: Certificate
+) -> None:
+    """It is not sent again, nor copied: some of it may have left, and the rest is lost."""
+    if not rawquic.backend_info()["splice"]:
+        pytest.skip("nothing leaves by reference here")
+    config = replace(CONFIG, enable_gso=True, socket_send_buffer=1 << 20)
+    async with ends(cable, certificate, 1, config) as end:
+        for size in (LARGE, TRAIN):
+            writing = asyncio.ensure_future(upload(end.peers[0], bytes(size)))
+            await within(asyncio.gather(*map(digest, end.clients), writing))
+        (peer,) = end.peers
+        plane = peer._link.connection.plane
+        data = secrets.token_bytes(TRAIN)
+        try:
+            cable.clog()
+        except CannotIsolate as reason:
+            pytest.skip(str(reason))
+        before, sent = end.server.stats().socket, peer.connection.stats().udp_datagrams_sent
+        async with await peer.open_uni() as stream:
+            await stream.write(data)
+            peer._link.endpoint.flush_now(peer._link)
+            after, built = end.server.stats().socket, peer.connection.stats().udp_datagrams_sent
+            assert after["send_errors"] - before["send_errors"] == built - sent > 30
+            assert after["send_calls"] - before["send_calls"] == 3  # one by reference
+            assert plane.inspect()["blocks_lent"] == 1
+            cable.unclog()
+        assert await within(digest(end.clients[0])) == hashlib.sha256(data).digest()
+        await until(lambda: plane.inspect()["blocks_lent"] == 0)
+        assert end.server.stats().socket["send_would_block"] == 0
+        assert end.clients[0]._link.connection.plane.inspect()["failed_opens"] == 0
 
 
 async def test_a_connection_that_waits(cable: Cable, certificate: Certificate) -> None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import select
+import shutil
 import socket
 import sys
 
@@ -77,6 +78,55 @@ class TestRefusals:
         assert udp.stats()["send_datagrams"] == 11
         assert udp.stats()["gso_refused"] == 0
         assert udp.stats()["send_trains"] == (1 if gso else 0)
+
+    def test_what_the_device_drops_is_lost(self, make, namespace):
+        """Its other end takes no more than 1,280 bytes."""
+        namespace.ip("link", "add", "v0", "type", "veth", "peer", "name", "v1", "mtu", 1280)
+        namespace.ip("addr", "add", "10.9.0.1/24", "dev", "v0")
+        namespace.ip("link", "set", "v0", "up")
+        namespace.ip("link", "set", "v1", "up")
+        namespace.wait_until_up("v0")
+        namespace.ip("neigh", "add", "10.9.0.2", "lladdr", "02:00:00:00:00:09", "dev", "v0")
+        sock = namespace.socket()
+        sock.bind(("10.9.0.1", 0))
+        udp, _ = make(sock=sock, gso=False)  # trains pass for what they are
+        fits, exceeds = bytes(1200), bytes(1400)
+        payloads = [exceeds, fits, fits, exceeds, exceeds, fits, exceeds]
+        assert udp.send(to(("10.9.0.2", 9), payloads)) == 7
+        stats = udp.stats()
+        if not stats["send_errors"]:
+            pytest.skip("this kernel does not tell what a device drops")
+        assert (stats["send_errors"], stats["send_datagrams"]) == (4, 3)
+        assert stats["send_would_block"] == stats["send_too_large"] == 0
+        assert udp.take_errors() == udp.take_too_large() == []
+
+    def test_a_train_that_a_queue_drops_is_lost(self, make, namespace):
+        """It is not sent again: of one that a device drops, some may have left."""
+        if shutil.which("tc") is None:
+            pytest.skip("needs the tc command")
+        namespace.ip("link", "add", "v0", "type", "veth", "peer", "name", "v1")
+        namespace.ip("addr", "add", "10.9.0.1/24", "dev", "v0")
+        namespace.ip("link", "set", "v0", "up")
+        namespace.ip("link", "set", "v1", "up")
+        namespace.wait_until_up("v0")
+        namespace.ip("neigh", "add", "10.9.0.2", "lladdr", "02:00:00:00:00:09", "dev", "v0")
+        sock = namespace.socket()
+        sock.bind(("10.9.0.1", 0))
+        udp, _ = make(sock=sock)
+        gso = udp.gso
+        train = to(("10.9.0.2", 9), [bytes(1200)] * 10)
+        namespace.run("tc", "qdisc", "add", "dev", "v0", "root", "pfifo", "limit", 0)
+        assert udp.send(train) == 10
+        stats = udp.stats()
+        assert (stats["send_errors"], stats["send_datagrams"]) == (10, 0)
+        assert stats["send_calls"] == (1 if gso else 10)
+        namespace.run("tc", "qdisc", "del", "dev", "v0", "root")
+        assert udp.send(train) == 10
+        stats = udp.stats()
+        assert (stats["send_errors"], stats["send_datagrams"]) == (10, 10)
+        assert stats["send_would_block"] == stats["gso_refused"] == stats["send_too_large"] == 0
+        assert udp.take_errors() == udp.take_too_large() == []
+        assert udp.gso == gso
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::"])
     def test_port_unreachable_names_the_peer(self, make, host):

@@ -59,7 +59,7 @@ ATTEMPTS: Final = 16  # at a call that ICMP errors keep interrupting
 ADDRESSES_KNOWN: Final = 1024
 
 WOULD_BLOCK: Final = {errno.EAGAIN, errno.EWOULDBLOCK}
-NO_ROOM: Final = WOULD_BLOCK | {errno.ENOBUFS, errno.ENOMEM}
+LOST: Final = {errno.ENOBUFS, errno.ENOMEM}  # a device or its queue dropped it, or memory is short
 BROKEN: Final = {errno.EBADF, errno.ENOTSOCK, errno.EFAULT}
 
 IN_PKTINFO: Final = struct.Struct("=i4s4s")
@@ -183,8 +183,8 @@ class UdpSocket:
 
         Fewer than were given: the socket would block. `local` is the address to send from (None:
         the kernel's choice). What the kernel refuses is consumed: see take_too_large() and
-        take_errors(). TypeError, ValueError: nothing was sent. OSError: the socket is closed or
-        broken.
+        take_errors(); what it drops as well. TypeError, ValueError: nothing was sent. OSError: the
+        socket is closed or broken.
         """
         prepared = [self._prepare(item) for item in datagrams]
         for consumed, (payload, control, address, peer) in enumerate(prepared):
@@ -194,7 +194,7 @@ class UdpSocket:
                 if consumed:
                     return consumed
                 raise
-            if code in NO_ROOM:
+            if code in WOULD_BLOCK:
                 self._stats["send_would_block"] += 1
                 return consumed
             if code == 0:
@@ -205,7 +205,8 @@ class UdpSocket:
                 note(self._too_large, (peer, len(payload)))
             else:
                 self._stats["send_errors"] += 1
-                note(self._errors, (code, peer))
+                if code not in LOST:
+                    note(self._errors, (code, peer))
         return len(prepared)
 
     def has_notes(self) -> bool:
@@ -272,7 +273,7 @@ class UdpSocket:
                 if code in BROKEN:
                     raise
             # An ICMP error, or a refusal? The kernel reports an ICMP error once.
-            if code in NO_ROOM or (self._drain_errors() == 0 and attempt):
+            if code in WOULD_BLOCK | LOST or (self._drain_errors() == 0 and attempt):
                 break
         return code
 

@@ -154,8 +154,8 @@ cdef class UdpSocket:
 
         Fewer than were given: the socket would block. `local` is the address to send from (None:
         the kernel's choice). Equal payloads in a row to one peer leave as a train. What the kernel
-        refuses is consumed: see take_too_large() and take_errors(). TypeError, ValueError: nothing
-        was sent. OSError: the socket is closed or broken.
+        refuses is consumed: see take_too_large() and take_errors(); what it drops as well.
+        TypeError, ValueError: nothing was sent. OSError: the socket is closed or broken.
         """
         cdef tuple items = tuple(datagrams)  # keeps the payloads while the GIL is released
         cdef int count, i, status, consumed = 0

@@ -23,7 +23,7 @@ cdef struct Train:
     size_t length         # of all datagrams
     size_t segment_size   # of each datagram but the last
     int segments          # how many
-    int done              # how many are consumed: sent, or refused for good; 0 at first
+    int done              # how many are consumed: sent, lost, or refused for good; 0 at first
     int ecn
     Trial trial           # UNTRIED at first
     bint by_reference     # the pages that `data` is in may be lent to the kernel
@@ -179,13 +179,24 @@ cdef void refused(Sender *self, const Sending *sending, int error) noexcept nogi
         add_note(self.errors, error, 0, &train.peer)
 
 
+cdef inline bint is_loss(int error) noexcept nogil:
+    """A device or its queue dropped it, or there was no memory; no socket says when to go on."""
+    return error == ENOBUFS or error == ENOMEM
+
+
+cdef void lost(Sender *self, const Sending *sending) noexcept nogil:
+    """A message was dropped, as the network drops: some datagrams of a train may have left."""
+    sending.train.done += sending.segments
+    self.failed += <unsigned int>sending.segments
+
+
 cdef int send_trains(Sender *self, Train *trains, int count) noexcept nogil:
     """Send trains in order; 0 when all are consumed, else a negative errno.
 
     -EAGAIN: the socket would block; anything else: it is broken. Each train's `done` says how
     far it came; the call may be repeated with the same trains. A datagram that the kernel refuses
-    for good (too large, no route, not permitted) is consumed and noted; an ICMP error that a call
-    reports in place of sending is noted, and the call repeated.
+    for good (too large, no route, not permitted) is consumed and noted, one that it drops consumed;
+    an ICMP error that a call reports in place of sending is noted, and the call repeated.
     """
     cdef int first = 0, got, error, attempts = 0, found
     cdef unsigned int i, n
@@ -202,6 +213,9 @@ cdef int send_trains(Sender *self, Train *trains, int count) noexcept nogil:
             if got == 1:
                 sent(self, &self.sendings[0])
                 continue
+            if got < 0:
+                lost(self, &self.sendings[0])
+                continue
             trains[first].by_reference = False
         n = fill(self, trains, first, count)
         self.calls += 1
@@ -211,15 +225,20 @@ cdef int send_trains(Sender *self, Train *trains, int count) noexcept nogil:
             for i in range(<unsigned int>got):
                 sent(self, &self.sendings[i])
             if <unsigned int>got < n:
-                # What stopped it is not said, and an ICMP error is not said again.
+                # What stopped it is not said, and an ICMP error is not said again. A message that
+                # was dropped is sent again: what had left of it comes twice, and counts once.
                 drain_errors(self.fd, self.errors)
             continue
         error = errno
         if error == EINTR:
             continue
-        if error == EAGAIN or error == ENOBUFS or error == ENOMEM:
+        if error == EAGAIN:
             self.would_block += 1
             return -EAGAIN
+        if is_loss(error):
+            attempts = 0
+            lost(self, &self.sendings[0])
+            continue
         if error == EBADF or error == ENOTSOCK or error == EFAULT:
             return -error
         # An ICMP error, or a refusal of the first message? The kernel reports an ICMP error once.

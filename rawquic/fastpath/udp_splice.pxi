@@ -54,13 +54,15 @@ cdef inline bint splice_fits(const Sender *self, const Train *train) noexcept no
 
 
 cdef int splice_train(Sender *self, Train *train) noexcept nogil:
-    """Send a train by reference. 1: it is on its way; 0: copy it, nothing was sent; -EAGAIN.
+    """Send a train by reference. 1: it is on its way; 0: copy it; -EAGAIN; else it was lost.
 
-    Errors are told by the copying call that follows, as of every other train.
+    Lost: not all of it may have been, so that no copy may follow. Other errors are told by the
+    copying call, as of every other train.
     """
     cdef msghdr *header = &self.headers[0].msg_hdr
-    cdef ssize_t size = <ssize_t>train.length
+    cdef ssize_t size = <ssize_t>train.length, got
     cdef iovec piece
+    cdef int error
     if not self.has_pipe and splice_pipe(self) < 0:
         return 0
     put_message(self, 0, train, 0, train.segments)
@@ -68,24 +70,29 @@ cdef int splice_train(Sender *self, Train *train) noexcept nogil:
     header.msg_iovlen = 0
     self.calls += 3
     if sendmsg(self.fd, header, MSG_MORE | MSG_DONTWAIT | MSG_NOSIGNAL) < 0:
-        if errno == EAGAIN or errno == ENOBUFS or errno == ENOMEM:
+        if errno == EAGAIN:
             return -EAGAIN
         drain_errors(self.fd, self.errors)  # an ICMP error is not told again
         return 0
     if vmsplice(self.pipe_in, &piece, 1, SPLICE_F_NONBLOCK) == size:
         train.lent = True  # in part also where that fails: of fragments, some may have left
-        if splice(self.pipe_out, NULL, self.fd, NULL, train.length, SPLICE_F_NONBLOCK) == size:
+        got = splice(self.pipe_out, NULL, self.fd, NULL, train.length, SPLICE_F_NONBLOCK)
+        if got == size:
             self.spliced += 1
             return 1
+        error = errno if got < 0 else 0
         # The kernel has dropped the message; or, at a signal, it is open, and the copy ends it.
         splice_pipe(self)
-        return 0
+        return -error if is_loss(error) else 0
     # The pipe has less room than it should (too many pipes of this user): so has the next. The
     # message is still open; as it is the train's, its bytes may as well end it.
     splice_close(self)
     self.copies = True
     header.msg_iovlen = 1
-    return sendmsg(self.fd, header, MSG_DONTWAIT | MSG_NOSIGNAL) == size
+    got = sendmsg(self.fd, header, MSG_DONTWAIT | MSG_NOSIGNAL)
+    if got < 0 and is_loss(errno):
+        return -errno
+    return got == size
 
 
 cdef bint splice_trial(bint ipv4) noexcept nogil:
