@@ -23,7 +23,7 @@ class Cable:
     """The server's socket, and clients' at the other end; `cut` keeps what the server sends."""
 
     def __init__(self, near: Namespace, far: Namespace) -> None:
-        self._near = near
+        self._near, self._far = near, far
         near.ip("link", "add", "v0", "type", "veth", "peer", "name", "v1", "netns", far.pid)
         near.ip("addr", "add", f"{SERVER}/24", "dev", "v0")
         near.ip("link", "set", "v0", "address", "02:00:00:00:00:01", "up")
@@ -45,9 +45,11 @@ class Cable:
     def mend(self) -> None:
         self._near.ip("neigh", "replace", CLIENT, "lladdr", "02:00:00:00:00:02", "dev", "v0")
 
-    def narrow(self, mtu: int) -> None:
-        """The server's packets may be no larger; those of a client are dropped at its end."""
+    def narrow(self, mtu: int, *, both: bool = False) -> None:
+        """The server's packets may be no larger; clients' are dropped at its end, or refused."""
         self._near.ip("link", "set", "v0", "mtu", mtu)
+        if both:
+            self._far.ip("link", "set", "v1", "mtu", mtu)
 
     def clog(self) -> None:
         """What the server sends is dropped before it leaves the machine, and it is told so."""

@@ -184,7 +184,8 @@ class Pair:
     """A client and a server, and the network between them.
 
     `loss`, `reorder`, `duplicate` and `corrupt` are probabilities for each datagram; `latency` is
-    one way, in seconds. `keep`, when set, decides which datagrams the network takes at all, and
+    one way, in seconds. An end's own system refuses what is larger than `sends`; `refused` are the
+    sizes. `keep`, when set, decides which datagrams the network takes at all, and
     `remark` what ECN codepoint one that has this codepoint arrives with;
     `checks` are called after every step.
     """
@@ -208,6 +209,8 @@ class Pair:
         self.random = random.Random(seed)
         self.latency, self.loss, self.reorder = latency, loss, reorder
         self.duplicate, self.corrupt, self.mtu = duplicate, corrupt, mtu
+        self.sends = 65535
+        self.refused: list[int] = []
         self.now = 0.0
         self.addresses: dict[Either, Address] = {client: CLIENT, server: SERVER}
         self.keep: Callable[[Either, bytes], bool] | None = None
@@ -320,6 +323,10 @@ class Pair:
         codepoint = 0 if plane is None else plane.marks.get(data, 0)
         self.codepoints[source].append(codepoint)
         codepoint = self.remark(source, codepoint)
+        if len(data) > self.sends:
+            self.refused.append(len(data))
+            source.packet_refused(len(data), self.now)
+            return
         if self.keep is not None and not self.keep(source, data):
             return
         if len(data) > self.mtu or chance() < self.loss:

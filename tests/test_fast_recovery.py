@@ -372,15 +372,29 @@ def test_a_black_hole_is_found() -> None:
 
 def test_the_system_says_how_much_fits() -> None:
     """EMSGSIZE of our own send."""
-    pair, tap = tapped()
+    pair, _ = tapped()
     pair.run(1.0)
-    pair.server.limit_packet_size(1280)
-    begin = pair.now
-    assert transfer(pair, pair.server, bytes(50 * KIB)) == bytes(50 * KIB)
-    pair.run(20.0)
-    assert max(each.size for each in tap.since(begin)) == 1280
-    pair.server.limit_packet_size(500)  # never below what every path carries
+    assert pair.server.statistics().mtu == 1452
+    pair.sends = 1280
+    for _ in range(20):  # probes leave when something is sent
+        assert transfer(pair, pair.server, bytes(50 * KIB)) == bytes(50 * KIB)
+        pair.run(0.5)
+    assert 1260 < pair.server.statistics().mtu <= 1280
+    assert pair.server.plane.inspect()["black_holes"] == 0
+    # The flight of full packets that was under way, and a probe for each size.
+    assert pair.refused.count(1452) > 3
+    probes = [size for size in pair.refused if size != 1452]
+    assert probes == sorted(set(probes), reverse=True)
+
+
+def test_what_is_refused_to_another_connection_costs_no_smaller_size() -> None:
+    pair, _ = tapped(Config(initial_mtu=1300, mtu_upper_bound=1300))
+    assert not pair.server.packet_refused(1452, pair.now)
+    assert not pair.server.packet_refused(1301, pair.now)
+    assert pair.server.statistics().mtu == 1300
+    assert pair.server.packet_refused(1300, pair.now)
     assert pair.server.statistics().mtu == 1200
+    assert not pair.server.packet_refused(1200, pair.now)  # never below what every path carries
 
 
 def test_a_fixed_packet_size_is_not_searched_for() -> None:

@@ -8,10 +8,13 @@ pytest_plugins = ["fastpath_parts.build"]
 
 
 class Path:
-    """Drives an Mtu over a path that carries `limit` bytes; number and time run by themselves."""
+    """Drives an Mtu over a path that carries `limit` bytes; number and time run by themselves.
 
-    def __init__(self, mtu, limit, now=0.0):
-        self.mtu, self.limit, self.now = mtu, limit, now
+    `refuses`: the system says so itself, before a packet leaves.
+    """
+
+    def __init__(self, mtu, limit, now=0.0, *, refuses=False):
+        self.mtu, self.limit, self.now, self.refuses = mtu, limit, now, refuses
         self.number = 0
         self.probes = []
 
@@ -27,6 +30,9 @@ class Path:
         if size <= self.limit:
             assert self.mtu.probe_acked(self.number)
             assert self.mtu.current == size
+        elif self.refuses:
+            assert self.mtu.refused(size, self.now)
+            assert not self.mtu.probe_lost(self.number)
         else:
             assert self.mtu.probe_lost(self.number)
         return True
@@ -165,6 +171,91 @@ def test_any_path_is_found_within_a_step(parts, limit, bound):
     assert best - 20 < mtu.current <= best
     # The bound, then at most 12 halvings of 64 kB down to a step, three probes each at worst.
     assert len(path.probes) <= 3 + 3 * 12
+
+
+# What the system refuses
+
+
+def test_a_refused_size_is_probed_once(parts):
+    mtu = parts.PathMtu(1200, 1452)
+    path = Path(mtu, 1372, refuses=True)
+    path.search()
+    # 1200..1451: 1326 works; ..1451: 1389 is refused; ..1388: 1357 works, 1373 is refused; 15 left
+    assert path.probes == [1452, 1326, 1389, 1357, 1373]
+    assert mtu.current == 1357
+    path.search(560.0)
+    assert len(path.probes) == 5
+    path.limit = 1452
+    path.search(30.0)  # another link, ten minutes later
+    assert mtu.current == 1452
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.integers(1200, 65527), st.integers(1200, 65527))
+def test_any_link_is_found_within_a_step(parts, limit, bound):
+    mtu = parts.PathMtu(1200, bound)
+    path = Path(mtu, limit, refuses=True)
+    path.search(25.0)
+    best = min(limit, bound)
+    assert best - 20 < mtu.current <= best
+    assert len(path.probes) <= 1 + 12
+
+
+def test_where_the_present_size_is_refused_the_search_begins_anew_below_it(parts):
+    mtu = found(parts)
+    assert mtu.refused(1452, 50.0)
+    assert mtu.current == 1200
+    assert not mtu.refused(1452, 50.0)  # the rest of the flight
+    path = Path(mtu, 1372, now=50.0, refuses=True)
+    path.search()
+    assert path.probes == [1326, 1389, 1357, 1373]
+    assert mtu.current == 1357
+
+
+def test_a_smaller_packet_than_the_present_size_is_refused(parts):
+    mtu = found(parts)
+    assert mtu.refused(1290, 50.0)
+    assert mtu.current == 1200
+    assert mtu.refused(1250, 50.0)  # one that was sent with it
+    assert mtu.probe_size(50.0) == 1225
+
+
+def test_where_nothing_is_left_to_find_the_search_waits(parts):
+    mtu = found(parts)
+    assert mtu.refused(1210, 5000.0)
+    assert mtu.current == 1200
+    assert mtu.probe_size(5599.0) == 0
+    assert mtu.probe_size(5601.0) == 1452
+
+
+def test_a_size_that_another_connection_was_refused_bounds_the_search_alone(parts):
+    mtu = parts.PathMtu(1300, 1452)
+    assert mtu.probe_size(1.0) == 1452
+    assert mtu.refused(1401, 1.0)
+    assert mtu.current == 1300
+    assert mtu.probe_size(1.0) == 1350
+    assert not mtu.refused(1452, 1.0)
+    assert mtu.probe_size(1.0) == 1350
+
+
+def test_the_base_size_is_kept_whatever_is_refused(parts):
+    mtu = found(parts)
+    for size in (1200, 500, 0):
+        assert not mtu.refused(size, 1.0)
+    assert mtu.current == 1452
+    assert mtu.refused(1201, 1.0)
+    assert not mtu.refused(1200, 1.0)
+    assert mtu.current == 1200
+
+
+def test_lost_packets_of_a_refused_size_are_no_black_hole(parts):
+    mtu = found(parts)
+    assert mtu.refused(1452, 50.0)
+    path = Path(mtu, 1372, now=50.0, refuses=True)
+    path.search()
+    for number in (10, 20, 30):
+        assert not mtu.packet_lost(1452, number, number + 9)
+    assert (mtu.current, mtu.black_holes, mtu.suspicions) == (1357, 0, 0)
 
 
 # Black holes
@@ -316,8 +407,8 @@ def test_a_limit_below_1200_is_1200(parts):
     assert (mtu.current, mtu.bound) == (1200, 1200)
 
 
-def test_a_refused_probe_is_forgotten(parts):
-    """EMSGSIZE for the probe itself, before and after it was noted as sent."""
+def test_a_probe_above_the_limit_is_forgotten(parts):
+    """Before and after it was noted as sent."""
     mtu = parts.PathMtu(1200, 9000)
     assert mtu.probe_size(1.0) == 9000
     mtu.limit(8999)
@@ -338,6 +429,7 @@ operations = st.lists(
         st.tuples(st.just("lost"), st.integers(0, 65527)),
         st.tuples(st.just("acked"), st.integers(0, 65527)),
         st.tuples(st.just("limit"), st.integers(0, 65535)),
+        st.tuples(st.just("refused"), st.integers(0, 65535)),
         st.tuples(st.just("wait"), st.sampled_from([0.05, 1.0, 21.0, 61.0, 601.0])),
     ),
     max_size=120,
@@ -369,7 +461,13 @@ def test_sizes_stay_between_base_and_bound(parts, initial, bound, done):
             assert mtu.current == before
         elif kind == "limit":
             assert mtu.limit(value) == (mtu.current < before)
+        elif kind == "refused":
+            if mtu.refused(value, now) and value <= before:
+                assert mtu.current == 1200
+            else:
+                assert mtu.current == before
+            assert mtu.current < value or value <= 1200
         else:
             now += value
         assert 1200 <= mtu.current <= mtu.bound <= max(bound, 1200)
-        assert mtu.ceiling <= mtu.bound
+        assert mtu.current <= mtu.ceiling <= mtu.bound

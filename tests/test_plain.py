@@ -218,7 +218,11 @@ def test_datagrams_that_a_smaller_packet_size_strands_are_dropped_wherever_they_
     big = bytes(pair.client.max_datagram_size())
     for data in (b"first", big, b"second", big, b"third"):
         pair.client.send_datagrams([data])
-    pair.client.limit_packet_size(1200)
+    size = pair.client.statistics().mtu
+    assert not pair.client.packet_refused(size + 1, pair.now)
+    assert pair.client.statistics().mtu == size
+    assert pair.client.packet_refused(1350, pair.now)
+    assert not pair.client.packet_refused(1350, pair.now)
     pair.flush()
     pair.run(0.0105)  # one way: what left in that flush
     assert pair.server.read_datagrams(10) == [b"first", b"second", b"third"]

@@ -190,6 +190,12 @@ class ControlPlane(QuicConnection):
         """Send UDP payloads of at most `size` bytes from now on, but never less than 1,200."""
         self._max_datagram_size = min(self._max_datagram_size, max(size, 1200))
 
+    def packet_refused(self, size: int, now: float) -> bool:
+        if not 1200 < size <= self._max_datagram_size:
+            return False
+        self._max_datagram_size = 1200  # what every path carries: RFC 9000 §14
+        return True
+
     # -- bounds on the peer --------------------------------------------------------------------
 
     def _on_glitch(

@@ -139,9 +139,9 @@ class FastConnection(JoinedPlanes):
     def stateless_reset(self) -> None:
         self.fail(StatelessReset())
 
-    def limit_packet_size(self, size: int) -> None:
-        super().limit_packet_size(size)
-        self.plane.limit_mtu(min(max(size, 1200), 65527))
+    def packet_refused(self, size: int, now: float) -> bool:
+        of_aioquic = super().packet_refused(size, now)
+        return self.plane.packet_refused(min(size, 65535), now) or of_aioquic
 
     # -- streams and datagrams -----------------------------------------------------------------
 

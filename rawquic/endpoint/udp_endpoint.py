@@ -206,9 +206,11 @@ class UdpEndpoint:
         for number, peer in self._io.take_errors():
             if number == errno.ECONNREFUSED or number in UNREACHABLE:
                 self._unreachable(number, peer)
-        for peer, _size in self._io.take_too_large():
+        now = time.monotonic()
+        for peer, size in self._io.take_too_large():
             for link in self.routes.at(peer):
-                link.connection.limit_packet_size(1200)
+                if link.address == peer and link.connection.packet_refused(size, now):
+                    self.turn.flush_soon(link)
 
     def _unreachable(self, number: int, peer: Address | None) -> None:
         """ICMP may end a handshake, never a connection: anybody can forge it (RFC 9000 §14.2.1)."""
@@ -269,6 +271,8 @@ class UdpEndpoint:
         for link in news:
             if link in self._links:
                 self._look_at(link, now)
+        if self._io.has_notes():
+            self._on_socket_errors()
         if self._deadlines.changed:
             self._deadlines.arm()
 
@@ -330,7 +334,6 @@ class UdpEndpoint:
             self._io.call_when_writable(self._unblocked)
         else:
             self._outgoing = []
-        self._on_socket_errors()
 
     def _unblocked(self) -> None:
         self.turn.held = self.closed

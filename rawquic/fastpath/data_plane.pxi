@@ -232,10 +232,13 @@ cdef class DataPlane:
         self.search_mtu = True
         self.dirty = True
 
-    def limit_mtu(self, uint16_t size):
-        """No more than `size` bytes pass in one UDP payload here."""
-        mtu_limit(&self.mtu, size)
+    def packet_refused(self, uint16_t size, double now):
+        """The system sends no UDP payload of `size` bytes here. False: that is no news."""
+        if not mtu_refused(&self.mtu, size, now):
+            return False
         congestion_set_datagram_size(&self.congestion, self.mtu.current)
+        self.dirty = True  # a smaller probe
+        return True
 
     def limit_window(self, uint64_t size):
         """On local paths, slow start ends at `size`; the window goes on only while nothing is lost."""

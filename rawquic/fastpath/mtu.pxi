@@ -161,7 +161,7 @@ cdef inline bint mtu_packet_lost(
     least a minute. Congestion loses small packets too, and not in each of several flights all
     large packets, so one flight counts once. largest_sent: the highest packet number in use.
     """
-    if size <= MTU_BASE or mtu.current == MTU_BASE:
+    if size <= MTU_BASE or size > mtu.current:
         return False
     # One that was sent later, no smaller, has arrived; or the flight was counted.
     if packet_number < mtu.full_acked or (mtu.suspicions != 0 and packet_number <= mtu.flight_end):
@@ -183,9 +183,30 @@ cdef inline bint mtu_packet_lost(
     return True
 
 
+cdef inline bint mtu_refused(Mtu *mtu, uint16_t size, double now) noexcept nogil:
+    """The system sends no datagram of `size` here (EMSGSIZE). False where that is no news.
+
+    One probe is enough then. If not even `current` fits, it is the base size at once, and the search
+    goes up again from there.
+    """
+    if size <= MTU_BASE or size > mtu.ceiling:
+        return False
+    mtu.ceiling = <uint16_t>(size - 1)
+    mtu.probed = 0
+    mtu.candidate = 0
+    mtu.lost_probes = 0
+    if size <= mtu.current:
+        mtu.current = MTU_BASE
+        mtu.search_at = now
+        mtu_trust(mtu)
+    if mtu.ceiling - mtu.current < MTU_STEP:
+        mtu.search_at = now + MTU_RAISE_TIMER
+    return True
+
+
 cdef inline bint mtu_limit(Mtu *mtu, uint16_t size) noexcept nogil:
-    """No datagram of this path may exceed `size`: the system says so (EMSGSIZE: one less than
-    what it refused), or the peer (max_udp_payload_size). True where `current` was lowered."""
+    """No datagram of this path may exceed `size`: the peer says so (max_udp_payload_size). True
+    where `current` was lowered."""
     cdef bint lowered
     if size < MTU_BASE:
         size = MTU_BASE

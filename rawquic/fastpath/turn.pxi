@@ -207,9 +207,10 @@ cdef bint turn_flush(Turn self) except -1:
 
 
 cdef int turn_flush_plane(Turn self, object link, DataPlane plane) except -1:
+    cdef Reactor reactor = <Reactor>plane.reactor
     cdef bint more
     try:
-        more = reactor_flush(<Reactor>plane.reactor, plane, monotonic())
+        more = reactor_flush(reactor, plane, monotonic())
     except Exception as error:
         plane_broke(plane, error)
         more = True  # the close
@@ -217,6 +218,8 @@ cdef int turn_flush_plane(Turn self, object link, DataPlane plane) except -1:
         self.dirty[link] = None
     if plane.armed == 0 or plane_has_news(plane):
         self.news.append(link)
+    if reactor.socket.too_large.count:
+        self.wanted = True  # Python is to know
     return 0
 
 

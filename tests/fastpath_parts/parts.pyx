@@ -147,6 +147,9 @@ cdef class PathMtu:
     def packet_lost(self, uint16_t size, uint64_t packet_number, uint64_t largest_sent):
         return bool(mtu_packet_lost(&self.state, size, packet_number, largest_sent))
 
+    def refused(self, uint16_t size, double now):
+        return bool(mtu_refused(&self.state, size, now))
+
     def limit(self, uint16_t size):
         return bool(mtu_limit(&self.state, size))
 
