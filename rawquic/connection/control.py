@@ -178,17 +178,13 @@ class ControlPlane(QuicConnection):
         size = received.get(parameters.MAX_UDP_PAYLOAD_SIZE)
         if isinstance(size, int):
             self.peer_max_udp_payload = size
-            self.limit_packet_size(size)
+            self._max_datagram_size = min(self._max_datagram_size, max(size, 1200))
 
     def _idle_timeout(self) -> float:
         local = self.config.max_idle_timeout
         limits = [t for t in (local, self._remote_max_idle_timeout) if t is not None]
         # RFC 9000 §10.1: at least three probe timeouts, so that a loss can be repaired.
         return max(min(limits), 3 * self._loss.get_probe_timeout()) if limits else math.inf
-
-    def limit_packet_size(self, size: int) -> None:
-        """Send UDP payloads of at most `size` bytes from now on, but never less than 1,200."""
-        self._max_datagram_size = min(self._max_datagram_size, max(size, 1200))
 
     def packet_refused(self, size: int, now: float) -> bool:
         if not 1200 < size <= self._max_datagram_size:
