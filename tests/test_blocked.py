@@ -163,10 +163,9 @@ async def test_what_is_held_is_not_lent(cable: Cable, certificate: Certificate) 
         assert [peer.connection.stats().packets_lost for peer in end.peers] == [0, 0, 0]
 
 
-async def test_a_block_with_a_train_that_was_refused(
-    cable: Cable, certificate: Certificate
-) -> None:
-    """Parts of it may have left: it stays as it is until its packets are acknowledged or lost."""
+@contextlib.asynccontextmanager
+async def lending(cable: Cable, certificate: Certificate) -> AsyncIterator[Ends]:
+    """One client, to which large trains have left by reference."""
     if not rawquic.backend_info()["splice"]:
         pytest.skip("nothing leaves by reference here")
     config = replace(CONFIG, enable_gso=True, socket_send_buffer=1 << 20)
@@ -174,6 +173,14 @@ async def test_a_block_with_a_train_that_was_refused(
         for size in (LARGE, TRAIN):
             writing = asyncio.ensure_future(upload(end.peers[0], bytes(size)))
             await within(asyncio.gather(*map(digest, end.clients), writing))
+        yield end
+
+
+async def test_a_block_with_a_train_that_was_refused(
+    cable: Cable, certificate: Certificate
+) -> None:
+    """Parts of it may have left: it stays as it is until its packets are acknowledged or lost."""
+    async with lending(cable, certificate) as end:
         plane = end.peers[0]._link.connection.plane
         by_reference = end.server.stats().socket["send_by_reference"]
         assert by_reference and plane.inspect()["blocks_lent"] == 0
@@ -191,13 +198,7 @@ async def test_a_block_with_a_train_that_was_dropped(
     cable: Cable, certificate: Certificate
 ) -> None:
     """It is not sent again, nor copied: some of it may have left, and the rest is lost."""
-    if not rawquic.backend_info()["splice"]:
-        pytest.skip("nothing leaves by reference here")
-    config = replace(CONFIG, enable_gso=True, socket_send_buffer=1 << 20)
-    async with ends(cable, certificate, 1, config) as end:
-        for size in (LARGE, TRAIN):
-            writing = asyncio.ensure_future(upload(end.peers[0], bytes(size)))
-            await within(asyncio.gather(*map(digest, end.clients), writing))
+    async with lending(cable, certificate) as end:
         (peer,) = end.peers
         plane = peer._link.connection.plane
         data = secrets.token_bytes(TRAIN)

@@ -13,6 +13,19 @@ from udp_sockets import MTU_OF_LOOPBACK, dead_port, errors_after, receive, send_
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the options are Linux's")
 
 
+def on_a_cable(namespace, *other_end):
+    """A socket on 10.9.0.1; a cable from there to 10.9.0.2, whose end is made with these words."""
+    namespace.ip("link", "add", "v0", "type", "veth", "peer", "name", "v1", *other_end)
+    namespace.ip("addr", "add", "10.9.0.1/24", "dev", "v0")
+    namespace.ip("link", "set", "v0", "up")
+    namespace.ip("link", "set", "v1", "up")
+    namespace.wait_until_up("v0")
+    namespace.ip("neigh", "add", "10.9.0.2", "lladdr", "02:00:00:00:00:09", "dev", "v0")
+    sock = namespace.socket()
+    sock.bind(("10.9.0.1", 0))
+    return sock
+
+
 class TestRefusals:
     def test_would_block_and_goes_on(self, make, namespace):
         # A neighbour that does not answer ARP: packets wait for it, charged to the sender.
@@ -81,15 +94,9 @@ class TestRefusals:
 
     def test_what_the_device_drops_is_lost(self, make, namespace):
         """Its other end takes no more than 1,280 bytes."""
-        namespace.ip("link", "add", "v0", "type", "veth", "peer", "name", "v1", "mtu", 1280)
-        namespace.ip("addr", "add", "10.9.0.1/24", "dev", "v0")
-        namespace.ip("link", "set", "v0", "up")
-        namespace.ip("link", "set", "v1", "up")
-        namespace.wait_until_up("v0")
-        namespace.ip("neigh", "add", "10.9.0.2", "lladdr", "02:00:00:00:00:09", "dev", "v0")
-        sock = namespace.socket()
-        sock.bind(("10.9.0.1", 0))
-        udp, _ = make(sock=sock, gso=False)  # trains pass for what they are
+        udp, _ = make(
+            sock=on_a_cable(namespace, "mtu", 1280), gso=False
+        )  # trains pass for what they are
         fits, exceeds = bytes(1200), bytes(1400)
         payloads = [exceeds, fits, fits, exceeds, exceeds, fits, exceeds]
         assert udp.send(to(("10.9.0.2", 9), payloads)) == 7
@@ -104,15 +111,7 @@ class TestRefusals:
         """It is not sent again: of one that a device drops, some may have left."""
         if shutil.which("tc") is None:
             pytest.skip("needs the tc command")
-        namespace.ip("link", "add", "v0", "type", "veth", "peer", "name", "v1")
-        namespace.ip("addr", "add", "10.9.0.1/24", "dev", "v0")
-        namespace.ip("link", "set", "v0", "up")
-        namespace.ip("link", "set", "v1", "up")
-        namespace.wait_until_up("v0")
-        namespace.ip("neigh", "add", "10.9.0.2", "lladdr", "02:00:00:00:00:09", "dev", "v0")
-        sock = namespace.socket()
-        sock.bind(("10.9.0.1", 0))
-        udp, _ = make(sock=sock)
+        udp, _ = make(sock=on_a_cable(namespace))
         gso = udp.gso
         train = to(("10.9.0.2", 9), [bytes(1200)] * 10)
         namespace.run("tc", "qdisc", "add", "dev", "v0", "root", "pfifo", "limit", 0)
