@@ -61,6 +61,11 @@ class Cable:
         self._near.run("tc", "qdisc", "del", "dev", "v0", "root")
 
 
+def across(cable: Cable) -> dict[str, Any]:
+    """What `pair` needs for it."""
+    return {"sock": cable.server_socket, "server_name": "localhost"}
+
+
 @contextlib.contextmanager
 def laid(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cable]:
     """A cable; meanwhile clients have their sockets at its other end. Raises CannotIsolate."""

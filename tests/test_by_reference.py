@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cable import Cable
+from cable import Cable, across
 from loopback import Certificate, Relay, error_of, pair, until, within
 from processes import environment
 from udp_sockets import compiled, copies
@@ -110,11 +110,6 @@ async def test_bulk_both_ways(certificate: Certificate, host: str, to: str) -> N
 
 
 # -- what waits in the kernel ----------------------------------------------------------------------
-
-
-def across(cable: Cable) -> dict[str, Any]:
-    """What `pair` needs for it."""
-    return {"sock": cable.server_socket, "server_name": "localhost"}
 
 
 async def test_what_the_kernel_holds_is_left_alone(cable: Cable, certificate: Certificate) -> None:

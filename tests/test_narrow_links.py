@@ -2,10 +2,9 @@
 
 import asyncio
 import os
-from typing import Any
 
 import pytest
-from cable import Cable
+from cable import Cable, across
 from loopback import Certificate, pair, until, within
 
 import rawquic
@@ -16,11 +15,6 @@ pytestmark = pytest.mark.timeout(60)
 compiled_only = pytest.mark.skipif(
     rawquic.backend_info()["backend"] != "compiled", reason="the python backend searches no MTU"
 )
-
-
-def across(cable: Cable) -> dict[str, Any]:
-    """What `pair` needs for it."""
-    return {"sock": cable.server_socket, "server_name": "localhost"}
 
 
 def mtu(session: RawQuicSession) -> int:
